@@ -1,0 +1,1 @@
+"""Share models, tensors and messages between peers without a broker."""
