@@ -8,10 +8,12 @@ Source: https://protobuf.dev/programming-guides/encoding/.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from lattica.errors import CodecError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 _Value = int | bytes
 _T = TypeVar("_T")

@@ -13,7 +13,7 @@ import hashlib
 import os
 import secrets
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
@@ -26,6 +26,9 @@ from lattica import _protobuf
 from lattica._base import base58_decode, base58_encode
 from lattica.cid import CID, Codec, read_multihash
 from lattica.errors import CodecError, InvalidInput
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _IDENTITY_HASH, _SHA2_256 = 0x00, 0x12
 _MAX_INLINE_KEY = 42  # bytes; a longer public key is named by its SHA2-256 (peer-ids spec)
@@ -57,17 +60,17 @@ class PeerId:
     @classmethod
     def parse(cls, text: str) -> PeerId:
         """Read `12D3KooW…`, `Qm…` (base58btc) or a libp2p-key CID. Raises InvalidInput."""
+        hint = "a peer ID looks like 12D3KooW…"
         try:
             if text.startswith(("1", "Qm")):
                 return cls.from_bytes(base58_decode(text))
             cid = CID.parse(text)
-            if cid.codec != Codec.LIBP2P_KEY:
-                raise InvalidInput(f"{text!r} is a CID of content, not of a key")
-            return cls.from_bytes(cid.multihash)
+            peer = cls.from_bytes(cid.multihash)
         except (CodecError, InvalidInput) as error:
-            raise InvalidInput(
-                f"{text!r} is not a peer ID: {error}", hint="a peer ID looks like 12D3KooW…"
-            ) from None
+            raise InvalidInput(f"{text!r} is not a peer ID: {error}", hint=hint) from None
+        if cid.codec != Codec.LIBP2P_KEY:
+            raise InvalidInput(f"{text!r} is a CID of content, not of a key", hint=hint)
+        return peer
 
     @classmethod
     def from_bytes(cls, data: bytes) -> PeerId:
@@ -193,12 +196,13 @@ class Identity:
             )
         try:
             message = _protobuf.decode(encoded)
-            data = message.blob(2)
-            if message.integer(1) != KeyType.ED25519 or data is None or len(data) not in (64, 96):
-                raise CodecError("not an Ed25519 private key")
-            identity = cls(data[:32])
+            key_type, data = message.integer(1), message.blob(2) or b""
         except CodecError as error:
             raise KeyFileError(f"key file {path} is damaged: {error}") from None
+        # 64 bytes: seed and public key; some writers append the public key a second time.
+        if key_type != KeyType.ED25519 or len(data) not in (64, 96):
+            raise KeyFileError(f"key file {path} is damaged: not an Ed25519 private key")
+        identity = cls(data[:32])
         if identity.public_key.data != data[32:64]:
             raise KeyFileError(f"key file {path} is damaged: its two halves do not belong together")
         return identity

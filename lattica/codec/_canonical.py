@@ -1,8 +1,8 @@
 """Canonical msgpack: one value, one encoding (spec/codec.md).
 
-Shortest forms, map keys are strings sorted by their UTF-8 bytes, no duplicates, no ext types, floats
-are float64 and never NaN, nesting at most 32. Whatever is signed or named by its hash is in this
-form; bytes in any other form are refused, so that a signature covers exactly one spelling.
+Shortest forms, map keys are strings sorted by their UTF-8 bytes, no duplicates, no ext types,
+floats are float64 and never NaN, nesting at most 32. Whatever is signed or named by its hash is in
+this form; bytes in any other form are refused, so that a signature covers exactly one spelling.
 """
 
 from __future__ import annotations
@@ -65,6 +65,8 @@ def _ordered(value: Value, depth: int) -> Value:
         return [_ordered(item, depth - 1) for item in value]
     if isinstance(value, float) and math.isnan(value):
         raise CodecError("NaN has no canonical form")
+    if value is not None and not isinstance(value, (int, float, str, bytes)):
+        raise CodecError(f"{type(value).__name__} has no canonical form")
     return value
 
 
