@@ -1,0 +1,90 @@
+# `make demo` shows it, `make test` checks it. Both set up what they need in .venv first.
+
+VENV := .venv
+BIN := $(VENV)/bin
+# The first Python that is new enough; `make PYTHON=/path/to/python3` takes another.
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
+SEED ?= 1
+
+.PHONY: help setup demo test check unit package interop fuzz soak bench lock clean
+
+help:
+	@echo "make demo     two nodes share a safetensors file, found through a third (under a minute)"
+	@echo "make test     everything that must hold before a commit"
+	@echo "make setup    .venv with the locked dependencies; the two above do it by themselves"
+	@echo "make check    ruff and mypy        make unit     pytest with coverage"
+	@echo "make package  sdist, wheel, and tests of the installed wheel"
+	@echo "make interop  against go, js and python libp2p      make fuzz / make soak   longer runs"
+	@echo "make bench    every benchmark, quick                make lock     renew the locked versions"
+
+setup: $(VENV)/.setup
+
+$(VENV)/.setup: pyproject.toml requirements.lock requirements-libp2p.lock
+	@test -n "$(PYTHON)" || { \
+		echo "lattica needs Python 3.11 or newer: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing the locked dependencies into $(VENV)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes \
+		-r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		--no-build-isolation --editable .
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes \
+		--no-build-isolation -r requirements-libp2p.lock >$(VENV)/libp2p.log 2>&1 || { \
+		echo "note: the extra 'libp2p' is left out: no relays, hole punching, QUIC or WebSocket; the rest works."; \
+		echo "      It needs a C compiler, Python headers and GMP headers (Debian: gcc python3-dev libgmp-dev; see $(VENV)/libp2p.log), then: touch pyproject.toml && make setup"; }
+	@touch $@
+
+demo: setup
+	@$(BIN)/python examples/demo.py
+
+test: check unit package
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+unit: setup
+	$(BIN)/coverage run -m pytest -q
+	$(BIN)/coverage report --format=total
+
+# What users install is the wheel: it is built, looked into, installed alone beside its dependencies,
+# driven, and tested. -P keeps the checkout off the import path.
+package: setup
+	rm -rf build dist
+	$(BIN)/python -m build --no-isolation --outdir dist . >$(VENV)/build.log
+	$(BIN)/check-wheel-contents dist/*.whl
+	$(PYTHON) -m venv --clear $(VENV)-wheel
+	$(VENV)-wheel/bin/python -m pip install --quiet --disable-pip-version-check \
+		--constraint requirements.lock dist/*.whl
+	$(VENV)-wheel/bin/lattica --help >/dev/null
+	$(VENV)-wheel/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes \
+		-r requirements.lock
+	$(VENV)-wheel/bin/python -P -m pytest -q tests/test_*.py tests/cli tests/node
+
+interop: setup
+	$(BIN)/python -m pytest -q -m interop tests/interop
+
+fuzz: setup
+	$(BIN)/python -m tests.hostile.fuzz --seed $(SEED)
+
+soak: setup
+	$(BIN)/python -m pytest -q -m slow tests
+
+bench: setup
+	for name in stream fetch connect memory; do $(BIN)/python -m benchmarks $$name --quick || exit 1; done
+
+# Only this target needs the tool that resolves versions, and gives it an environment of its own.
+# The larger set is resolved first, so that the extra fits on top of what everybody has.
+COMPILE = $(VENV)-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-annotate --custom-compile-command "make lock" --group test --group lint pyproject.toml
+lock:
+	$(PYTHON) -m venv $(VENV)-lock
+	$(VENV)-lock/bin/python -m pip install --quiet --disable-pip-version-check uv
+	$(COMPILE) --upgrade --extra libp2p --output-file requirements-libp2p.lock >/dev/null
+	$(COMPILE) --upgrade --constraint requirements-libp2p.lock --output-file requirements.lock >/dev/null
+
+clean:
+	rm -rf build dist *.egg-info .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis \
+		$(VENV)-wheel $(VENV)-lock
