@@ -1,0 +1,21 @@
+from __future__ import annotations
+
+from dataclasses import fields, replace
+
+import pytest
+
+from lattica.errors import InvalidInput
+from lattica.transport import Limits
+
+
+def test_every_limit_is_documented() -> None:
+    assert Limits.__doc__ is not None
+    for entry in fields(Limits):
+        assert f"\n        {entry.name}: " in Limits.__doc__
+
+
+@pytest.mark.parametrize("name", [entry.name for entry in fields(Limits)])
+def test_a_limit_is_positive_and_finite(name: str) -> None:
+    for value in (0, -1, float("inf"), float("nan")):
+        with pytest.raises(InvalidInput, match=name):
+            replace(Limits(), **{name: value})
