@@ -18,4 +18,4 @@ def test_every_limit_is_documented() -> None:
 def test_a_limit_is_positive_and_finite(name: str) -> None:
     for value in (0, -1, float("inf"), float("nan")):
         with pytest.raises(InvalidInput, match=name):
-            replace(Limits(), **{name: value})
+            replace(Limits(), **{name: value})  # type: ignore[arg-type]  # a name at random
