@@ -25,11 +25,11 @@ $(VENV)/.setup: pyproject.toml requirements.lock requirements-libp2p.lock
 		echo "lattica needs Python 3.11 or newer: make PYTHON=/path/to/python3" >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing the locked dependencies into $(VENV)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes \
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --require-hashes \
 		-r requirements.lock
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps \
 		--no-build-isolation --editable .
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes \
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --require-hashes \
 		--no-build-isolation -r requirements-libp2p.lock >$(VENV)/libp2p.log 2>&1 || { \
 		echo "note: the extra 'libp2p' is left out: no relays, hole punching, QUIC or WebSocket; the rest works."; \
 		echo "      It needs a C compiler, Python headers and GMP headers (Debian: gcc python3-dev libgmp-dev; see $(VENV)/libp2p.log), then: touch pyproject.toml && make setup"; }
@@ -56,10 +56,10 @@ package: setup
 	$(BIN)/python -m build --no-isolation --outdir dist . >$(VENV)/build.log
 	$(BIN)/check-wheel-contents dist/*.whl
 	$(PYTHON) -m venv --clear $(VENV)-wheel
-	$(VENV)-wheel/bin/python -m pip install --quiet --disable-pip-version-check \
+	$(VENV)-wheel/bin/python -m pip install -qq --disable-pip-version-check \
 		--constraint requirements.lock dist/*.whl
 	$(VENV)-wheel/bin/lattica --help >/dev/null
-	$(VENV)-wheel/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes \
+	$(VENV)-wheel/bin/python -m pip install -qq --disable-pip-version-check --require-hashes \
 		-r requirements.lock
 	$(VENV)-wheel/bin/python -P -m pytest -q tests/test_*.py tests/cli tests/node
 
@@ -81,7 +81,7 @@ COMPILE = $(VENV)-lock/bin/uv pip compile --quiet --universal --python-version 3
 	--no-annotate --custom-compile-command "make lock" --group test --group lint pyproject.toml
 lock:
 	$(PYTHON) -m venv $(VENV)-lock
-	$(VENV)-lock/bin/python -m pip install --quiet --disable-pip-version-check uv
+	$(VENV)-lock/bin/python -m pip install -qq --disable-pip-version-check uv
 	$(COMPILE) --upgrade --extra libp2p --output-file requirements-libp2p.lock >/dev/null
 	$(COMPILE) --upgrade --constraint requirements-libp2p.lock --output-file requirements.lock >/dev/null
 
