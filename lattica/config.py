@@ -1,0 +1,256 @@
+"""Settings, each with the place it came from: defaults < `lattica.toml` < environment < flags.
+
+`resolve` is pure: it is given the file's text, the environment and the flags. A key that nobody
+knows is an error with a suggestion, because a misspelt limit that is silently ignored is no limit.
+`home` itself cannot stand in the file, which lies in the home.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lattica.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+FILE_NAME = "lattica.toml"
+MAX_FILE = 1 << 20  # bytes
+LOG_LEVELS = ("error", "warning", "info", "debug")
+
+Value = str | bool | tuple[str, ...]
+
+
+class ConfigError(InvalidInput):
+    """A setting is unknown or has a value that it cannot have."""
+
+    code = "config"
+    hint = "correct it where the message says; nothing was started"
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One setting there is.
+
+    Attributes:
+        name: as flags and Python spell it.
+        section: the table of `lattica.toml` it stands in.
+        default: its value when nobody sets it.
+        meaning: one line for people.
+    """
+
+    name: str
+    section: str
+    default: Value
+    meaning: str
+
+    @property
+    def variable(self) -> str:
+        """The environment variable that sets it."""
+        return f"LATTICA_{self.name.upper()}"
+
+
+KEYS = {
+    key.name: key
+    for key in (
+        Key("listen", "node", (), "addresses to listen on; none: every interface, the last port"),
+        Key("announce", "node", (), "addresses to tell others instead of those found"),
+        Key("bootstrap", "node", (), "addresses of peers to join the network through"),
+        Key("mdns", "node", True, "find peers on the local network"),
+        Key("log", "node", "warning", "error, warning, info or debug; LAYER=LEVEL for one layer"),
+        Key("swarm", "node", "public", "whose announcements of shares are heard and made"),
+    )
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A value and where it came from: `default`, a file, an environment variable or a flag."""
+
+    value: Value
+    origin: str
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Every setting, resolved.
+
+    Attributes:
+        home: the folder with the key, the store and `lattica.toml`.
+        home_origin: where that came from.
+        settings: the others, by name, all of `KEYS`.
+    """
+
+    home: Path
+    home_origin: str
+    settings: Mapping[str, Setting]
+
+    def text(self, name: str) -> str:
+        """The value of a text setting."""
+        value = self.settings[name].value
+        assert isinstance(value, str), name
+        return value
+
+    def flag(self, name: str) -> bool:
+        """The value of a yes-or-no setting."""
+        value = self.settings[name].value
+        assert isinstance(value, bool), name
+        return value
+
+    def texts(self, name: str) -> tuple[str, ...]:
+        """The value of a list setting."""
+        value = self.settings[name].value
+        assert isinstance(value, tuple), name
+        return value
+
+
+def load(
+    environment: Mapping[str, str], flags: Mapping[str, Value | None], *, user_home: Path
+) -> Config:
+    """Read the home's `lattica.toml`, if there is one, and resolve. Raises ConfigError."""
+    home, _ = find_home(environment, flags, user_home=user_home)
+    path = home / FILE_NAME
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_FILE + 1)
+    except FileNotFoundError:
+        data = b""
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    if len(data) > MAX_FILE:
+        raise ConfigError(f"{path} is larger than {MAX_FILE} bytes")
+    return resolve(data, environment, flags, user_home=user_home)
+
+
+def find_home(
+    environment: Mapping[str, str], flags: Mapping[str, Value | None], *, user_home: Path
+) -> tuple[Path, str]:
+    """Return the home folder, absolute, and where it was said."""
+    flag = flags.get("home")
+    if isinstance(flag, str) and flag:
+        text, origin = flag, "--home"
+    elif environment.get("LATTICA_HOME"):
+        text, origin = environment["LATTICA_HOME"], "LATTICA_HOME"
+    else:
+        return user_home / ".lattica", "default"
+    path = Path(text)
+    if path.parts and path.parts[0] == "~":
+        path = user_home.joinpath(*path.parts[1:])
+    return path.absolute(), origin
+
+
+def resolve(
+    file: bytes,
+    environment: Mapping[str, str],
+    flags: Mapping[str, Value | None],
+    *,
+    user_home: Path,
+) -> Config:
+    """Return every setting with its origin.
+
+    Args:
+        file: the contents of `lattica.toml`; empty when there is none.
+        environment: variables; those that are not ours are ignored.
+        flags: by setting name, and `home`; None means not given.
+        user_home: where `~` leads.
+
+    Raises:
+        ConfigError: an unknown key in the file, or a value of the wrong kind anywhere.
+    """
+    home, home_origin = find_home(environment, flags, user_home=user_home)
+    found = {name: Setting(key.default, "default") for name, key in KEYS.items()}
+    found.update(_from_file(file, home / FILE_NAME))
+    for key in KEYS.values():
+        if text := environment.get(key.variable, "").strip():
+            found[key.name] = Setting(_from_text(key, text), key.variable)
+    for name, value in flags.items():
+        if value is None or name == "home":
+            continue
+        if name not in KEYS:
+            raise ConfigError(f"unknown setting {name!r}{_suggest(name, KEYS)}")
+        if isinstance(value, tuple) and not value:
+            continue  # a repeatable flag that was never given
+        origin = f"--{'no-' if value is False else ''}{name}"
+        found[name] = Setting(_checked(KEYS[name], value, origin), origin)
+    return Config(home, home_origin, found)
+
+
+def _from_file(data: bytes, path: Path) -> dict[str, Setting]:
+    try:
+        document = tomllib.loads(data.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not TOML: {error}") from None
+    sections = {key.section for key in KEYS.values()}
+    found = {}
+    for section, table in document.items():
+        if section not in sections or not isinstance(table, dict):
+            home = next((key for key in KEYS.values() if key.name == section), None)
+            where = f"; it belongs under [{home.section}]" if home else _suggest(section, sections)
+            raise ConfigError(f"{path}: unknown section [{section}]{where}")
+        known = {key.name: key for key in KEYS.values() if key.section == section}
+        for name, raw in table.items():
+            if name not in known:
+                raise ConfigError(f"{path}: unknown key {name!r} in [{section}]{_where(name)}")
+            value = tuple(raw) if isinstance(raw, list) else raw
+            origin = f"{path} [{section}]"
+            found[name] = Setting(_checked(known[name], value, origin), origin)
+    return found
+
+
+def _where(name: str) -> str:
+    if name in KEYS:
+        return f"; it belongs under [{KEYS[name].section}]"
+    return _suggest(name, KEYS)
+
+
+def _suggest(name: str, known: Mapping[str, object] | set[str]) -> str:
+    close = difflib.get_close_matches(name, sorted(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(sorted(known))}"
+
+
+def _from_text(key: Key, text: str) -> Value:
+    if isinstance(key.default, tuple):
+        return _checked(key, tuple(text.replace(",", " ").split()), key.variable)
+    if isinstance(key.default, bool):
+        words = {"1": True, "true": True, "yes": True, "on": True}
+        words |= {"0": False, "false": False, "no": False, "off": False}
+        if text.lower() not in words:
+            raise ConfigError(f"{key.variable} is {text!r}, expected on or off")
+        return words[text.lower()]
+    return _checked(key, text, key.variable)
+
+
+def _checked(key: Key, value: object, origin: str) -> Value:
+    kind = type(key.default)
+    right = isinstance(value, kind) and (
+        not isinstance(value, tuple) or all(isinstance(item, str) for item in value)
+    )
+    if not right:
+        expected = {tuple: "a list of strings", bool: "true or false", str: "a string"}[kind]
+        raise ConfigError(f"{origin}: {key.name} is {value!r}, expected {expected}")
+    check = _CHECKS.get(key.name)
+    if check is not None and isinstance(value, str):
+        check(value, origin)
+    return value  # type: ignore[return-value]  # its type was compared with the default's
+
+
+def parse_log(text: str, origin: str = "log") -> dict[str, str]:
+    """Return log levels by layer (`""` is everything) of `info` or `info,transport=debug`.
+
+    Raises:
+        ConfigError: a level that does not exist.
+    """
+    levels = {}
+    for item in text.split(","):
+        layer, _, level = item.strip().rpartition("=")
+        if level.lower() not in LOG_LEVELS:
+            raise ConfigError(f"{origin}: log level {level!r}{_suggest(level, set(LOG_LEVELS))}")
+        levels[layer.strip()] = level.lower()
+    return levels
+
+
+_CHECKS: dict[str, Callable[[str, str], object]] = {"log": parse_log}
