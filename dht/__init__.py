@@ -1,1 +1,1 @@
-"""dht"""
+"""Who has it: Kademlia as libp2p speaks it (spec/dht.md)."""
