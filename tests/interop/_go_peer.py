@@ -69,8 +69,8 @@ class GoPeer:
 
     async def dial(self, to: Multiaddr) -> str | None:
         peer = _peer_of(to)
-        body = [(1, peer.raw), (2, bytes(to.without_peer())), (3, 15)]
-        await self.request([(1, 1), (2, _protobuf.encode(body))])
+        body = _protobuf.encode([(1, peer.raw), (2, bytes(to.without_peer())), (3, 15)])
+        await self.request([(1, 1), (2, body)])
         return None
 
     async def open_stream(self, to: Multiaddr, protocol: str) -> trio.SocketStream:

@@ -46,7 +46,7 @@ async def send(stream: INetStream, size: int) -> None:
 
 async def receive(stream: INetStream) -> bytes:
     try:
-        return await stream.read(PIECE)
+        return bytes(await stream.read(PIECE))
     except Exception as error:
         if "EOF" in type(error).__name__:
             return b""

@@ -1,0 +1,1 @@
+"""Benchmarks: each prints a table, or one JSON object, with baselines taken in the same run."""

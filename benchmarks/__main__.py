@@ -1,0 +1,29 @@
+"""`python -m benchmarks NAME`: run one benchmark and print a table, or with `--json` one object."""
+
+from __future__ import annotations
+
+import argparse
+
+from . import connect, fetch, memory, stream
+
+BENCHMARKS = {"stream": stream, "fetch": fetch, "connect": connect, "memory": memory}
+
+
+def main() -> None:
+    """Read the command line, run, print."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    commands = parser.add_subparsers(dest="benchmark", required=True, metavar="BENCHMARK")
+    for name, module in BENCHMARKS.items():
+        command = commands.add_parser(name, help=(module.__doc__ or "").splitlines()[0])
+        command.add_argument("--json", action="store_true", help="print one JSON object")
+        command.add_argument("--quick", action="store_true", help="smaller; ends within 50 s")
+        command.add_argument(
+            "--peers", action="store_true", help="beside the foreign peers of `make interop`, too"
+        )
+    options = parser.parse_args()
+    report = BENCHMARKS[options.benchmark].run(quick=options.quick, peers=options.peers)
+    report.print(as_json=options.json)
+
+
+if __name__ == "__main__":
+    main()
