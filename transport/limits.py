@@ -52,7 +52,7 @@ class Limits:
         pings_per_peer: ping streams of one peer served at once.
         ping_timeout_s: one ping.
         ping_idle_s: how long a served ping stream may be silent.
-        book_peers: peers in the address book; those whose addresses lapse first give way.
+        book_peers: peers in the address book; those heard of longest ago give way.
         book_addresses: addresses remembered of a peer.
         events: events queued for a reader; a slow one loses the oldest.
         observed_addresses: addresses of ours that peers claim to see.
@@ -87,7 +87,7 @@ class Limits:
     ping_timeout_s: float = 10.0
     ping_idle_s: float = 60.0
     book_peers: int = 4096
-    book_addresses: int = 32
+    book_addresses: int = 16
     events: int = 256
     observed_addresses: int = 64
 

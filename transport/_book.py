@@ -1,0 +1,166 @@
+"""What we know of peers: where they were last reached, what they speak. Pure, in memory, bounded.
+
+Addresses come from strangers and grow stale, so each has a time to live, and a peer that fills the
+book only pushes out what has not been heard of for longest. Time is whatever the latest call said:
+`add` and `advance` move it, and between them it stands still.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from lattica.identity import PeerId
+
+    from .multiaddr import Multiaddr
+
+
+@dataclass(frozen=True, slots=True)
+class PeerInfo:
+    """A peer and where it may be reached; the addresses end without `/p2p/…`."""
+
+    peer: PeerId
+    addresses: tuple[Multiaddr, ...]
+
+
+@dataclass(slots=True)
+class _Entry:
+    expires_at: dict[Multiaddr, float] = field(default_factory=dict)
+    worked: Multiaddr | None = None
+    protocols: frozenset[str] = frozenset()
+    agent: str = ""
+    protocol_version: str = ""
+
+
+class AddressBook:
+    """Addresses and protocols by peer."""
+
+    def __init__(self, *, peers: int = 4096, addresses_per_peer: int = 16) -> None:
+        """Make an empty book that holds at most `peers` peers of `addresses_per_peer` each."""
+        self._max_peers, self._max_addresses = peers, addresses_per_peer
+        self._entries: dict[PeerId, _Entry] = {}  # in the order in which we heard of them
+        self._kept: set[PeerId] = set()
+        self._now = 0.0
+
+    def add(self, peer: PeerId, addresses: Iterable[Multiaddr], *, now: float, ttl: float) -> None:
+        """Note that `peer` may be reached at `addresses` until `now + ttl` (seconds).
+
+        A `/p2p/…` at the end is dropped, an address of another peer ignored. What is known already
+        is only ever extended; of more addresses than fit, those that lapse first go.
+        """
+        self.advance(now)
+        usable = [bare for address in addresses if (bare := _bare(address, peer)) is not None]
+        if not usable:
+            return
+        known = self._touch(peer).expires_at
+        for address in usable:
+            known[address] = max(known.get(address, 0.0), now + ttl)
+        self._drop_expired(known)
+        while len(known) > self._max_addresses:
+            del known[min(known, key=known.__getitem__)]
+
+    def addresses(self, peer: PeerId) -> list[Multiaddr]:
+        """Return where `peer` may be reached, the address that worked last in front."""
+        entry = self._entries.get(peer)
+        if entry is None:
+            return []
+        self._drop_expired(entry.expires_at)
+        return sorted(entry.expires_at, key=lambda address: address != entry.worked)
+
+    def info(self, peer: PeerId) -> PeerInfo:
+        """Return `addresses(peer)` as one value."""
+        return PeerInfo(peer, tuple(self.addresses(peer)))
+
+    def note_success(self, peer: PeerId, address: Multiaddr, *, now: float, ttl: float) -> None:
+        """Note that `peer` was reached at `address`, which is tried first from now on."""
+        self.add(peer, [address], now=now, ttl=ttl)
+        entry = self._entries.get(peer)
+        if entry is not None:
+            entry.worked = _bare(address, peer)
+
+    def forget_address(self, peer: PeerId, address: Multiaddr) -> None:
+        """Drop an address that is known to be wrong: somebody else answered there."""
+        entry = self._entries.get(peer)
+        bare = _bare(address, peer)
+        if entry is not None and bare is not None:
+            entry.expires_at.pop(bare, None)
+
+    def protocols(self, peer: PeerId) -> frozenset[str]:
+        """Return what `peer` says it speaks; empty while it is not connected and identified."""
+        entry = self._entries.get(peer)
+        return entry.protocols if entry is not None else frozenset()
+
+    def agent(self, peer: PeerId) -> str:
+        """Return the software `peer` says it runs; empty while unknown."""
+        entry = self._entries.get(peer)
+        return entry.agent if entry is not None else ""
+
+    def protocol_version(self, peer: PeerId) -> str:
+        """Return the protocol family `peer` says it belongs to; empty while unknown."""
+        entry = self._entries.get(peer)
+        return entry.protocol_version if entry is not None else ""
+
+    def set_identified(
+        self, peer: PeerId, *, protocols: Iterable[str], agent: str, protocol_version: str = ""
+    ) -> None:
+        """Note what a connected peer said of itself."""
+        entry = self._touch(peer)
+        entry.protocols, entry.agent = frozenset(protocols), agent
+        entry.protocol_version = protocol_version
+
+    def keep(self, peer: PeerId) -> None:
+        """Let nothing push `peer` out until `release`: it is connected."""
+        self._kept.add(peer)
+
+    def release(self, peer: PeerId) -> None:
+        """Undo `keep`, and forget what it speaks: the next connection tells anew."""
+        self._kept.discard(peer)
+        entry = self._entries.get(peer)
+        if entry is not None:
+            entry.protocols, entry.agent, entry.protocol_version = frozenset(), "", ""
+            if not entry.expires_at:
+                del self._entries[peer]
+
+    def peers(self) -> list[PeerId]:
+        """Return every peer that has an entry, the one heard of longest ago first."""
+        return list(self._entries)
+
+    def advance(self, now: float) -> None:
+        """Move the book's time to `now` (seconds); it never goes back."""
+        self._now = max(self._now, now)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def _touch(self, peer: PeerId) -> _Entry:
+        entry = self._entries.pop(peer, None)
+        if entry is None:
+            entry = _Entry()
+            self._make_room()
+        self._entries[peer] = entry
+        return entry
+
+    def _make_room(self) -> None:
+        # Connected peers that come up first move to the end. They are fewer than the book holds;
+        # should they not be, it grows by them, and the limit on connections bounds it.
+        for _ in range(len(self._entries)):
+            if len(self._entries) < self._max_peers:
+                return
+            oldest = next(iter(self._entries))
+            entry = self._entries.pop(oldest)
+            if oldest in self._kept:
+                self._entries[oldest] = entry
+
+    def _drop_expired(self, known: dict[Multiaddr, float]) -> None:
+        for address in [entry for entry, until in known.items() if until <= self._now]:
+            del known[address]
+
+
+def _bare(address: Multiaddr, peer: PeerId) -> Multiaddr | None:
+    named = address.peer_id
+    if named is None:
+        return address
+    return address.without_peer() if named == peer and len(address.parts) > 1 else None
