@@ -21,7 +21,17 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("transport",),
     ("base",),
 )
-NODE = {"node", "sync", "ticket", "conform", "_control", "_discovery", "_announce", "_home"}
+NODE = {
+    "node",
+    "sync",
+    "ticket",
+    "results",
+    "conform",
+    "_announce",
+    "_control",
+    "_home",
+    "_progress",
+}
 RANK = {part: rank for rank, row in enumerate(ROWS) for part in row}
 FRONT_DOOR = "__init__"
 BANNED_MODULES = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib", "torch"}

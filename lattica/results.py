@@ -1,0 +1,194 @@
+"""What the node's methods answer with: immutable values, each with a `to_json` for programs.
+
+The keys of `to_json` are what `--json` prints and the control socket carries. They are stable:
+a later version adds keys and does not rename them.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TypeAlias
+
+from lattica.cid import CID
+from lattica.identity import PeerId
+from lattica.ticket import Ticket
+from lattica.transport import Multiaddr
+
+Json: TypeAlias = bool | int | float | str | list["Json"] | dict[str, "Json"] | None
+
+
+class Result:
+    """Base of all results: a frozen dataclass that shows itself as JSON."""
+
+    __slots__ = ()
+
+    def to_json(self) -> dict[str, Json]:
+        """Return the fields as JSON values: identifiers and paths as text, enums by name."""
+        return {
+            field.name: _plain(getattr(self, field.name))
+            for field in fields(self)  # type: ignore[arg-type]  # every subclass is a dataclass
+        }
+
+
+def _plain(value: object) -> Json:
+    match value:
+        case None | bool() | int() | float() | str():
+            return value
+        case enum.Enum():
+            return value.name.lower()
+        case CID() | PeerId() | Path() | Multiaddr() | Ticket():
+            return str(value)
+        case Result():
+            return value.to_json()
+        case tuple() | list():
+            return [_plain(item) for item in value]
+    raise TypeError(f"{type(value).__name__} has no form in JSON")
+
+
+class Phase(enum.Enum):
+    """What a long call is doing."""
+
+    HASH = enum.auto()  # reading the user's files to name them
+    FIND = enum.auto()  # looking for peers that hold the object
+    FETCH = enum.auto()  # receiving, verifying and writing
+    VERIFY = enum.auto()  # hashing what is on disk
+
+
+@dataclass(frozen=True, slots=True)
+class Progress(Result):
+    """How far a long call is. Given to `progress=` callbacks, at most a few times a second.
+
+    Attributes:
+        phase: what is being done.
+        done_bytes: hashed and found right so far. Fetching, it reaches `total_bytes` with the last
+            hash and not before.
+        total_bytes: None while it is not known.
+        peers: providers connected now.
+        received_bytes: content that came over the network in this call.
+    """
+
+    phase: Phase
+    done_bytes: int
+    total_bytes: int | None = None
+    peers: int = 0
+    received_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Share(Result):
+    """An object that this node now serves."""
+
+    cid: CID
+    ticket: Ticket
+    name: str
+    path: Path
+    kind: enum.Enum
+    size: int  # content bytes
+    segments: int  # of all files: tensors, headers and gaps of safetensors files, else one a file
+    seconds: float  # that hashing took
+
+
+@dataclass(frozen=True, slots=True)
+class Source(Result):
+    """What one provider sent in a fetch, in content bytes."""
+
+    peer: PeerId
+    received_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched(Result):
+    """An object that is now at `path`, every byte verified against `cid`."""
+
+    cid: CID
+    path: Path
+    name: str
+    kind: enum.Enum
+    size: int  # content bytes
+    received_bytes: int  # over the network, in this call; less than `size` when it resumed
+    seconds: float
+    sources: tuple[Source, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Status(Result):
+    """Who a running node is and where it can be reached."""
+
+    peer: PeerId
+    addresses: tuple[Multiaddr, ...]  # each ending in /p2p/<peer>, ready to paste
+    home: Path
+    version: str
+    connections: int
+    uptime_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Peer(Result):
+    """One connection."""
+
+    peer: PeerId
+    address: Multiaddr
+    inbound: bool
+    security: str
+    agent: str
+    rtt_ms: float | None
+    connected_s: float  # since when, in seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Pong(Result):
+    """Round trips to one peer, in milliseconds, in the order measured."""
+
+    peer: PeerId
+    address: Multiaddr
+    round_trips_ms: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SharedObject(Result):
+    """One object in the store."""
+
+    cid: CID
+    name: str
+    path: Path
+    kind: enum.Enum
+    size: int  # content bytes
+    state: enum.Enum  # complete, partial or changed
+    added: float  # seconds since the epoch
+
+
+@dataclass(frozen=True, slots=True)
+class Damaged(Result):
+    """A leaf or index block that is gone or no longer matches its hash."""
+
+    cid: CID
+    path: str
+    offset: int
+    length: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verification(Result):
+    """What hashing an object on disk showed. `damaged` lists the first ones."""
+
+    cid: CID
+    checked_bytes: int
+    damaged_count: int
+    damaged: tuple[Damaged, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Announcement(Result):
+    """A share that a peer announced to the swarm. Its word; nothing of it is verified."""
+
+    cid: CID
+    name: str
+    size: int
+    peer: PeerId
+
+
+ProgressCallback: TypeAlias = Callable[[Progress], object]
