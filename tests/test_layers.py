@@ -29,6 +29,7 @@ NODE = {
     "conform",
     "_announce",
     "_control",
+    "_control_server",
     "_home",
     "_progress",
 }
