@@ -16,7 +16,7 @@ from ._unixfs import (
     Link as Link,
 )
 from ._walk import Tree as Tree, TreeFile as TreeFile, Walker as Walker
-from .build import (
+from ._build import (
     Built as Built,
     BuiltFile as BuiltFile,
     BuiltSegment as BuiltSegment,

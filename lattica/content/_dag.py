@@ -1,14 +1,36 @@
-"""The shape of content: leaf sizes, segments, and the balanced tree over them. Pure."""
+"""The shape of content: leaf sizes, segments, and the balanced tree over them. Pure.
+
+A file is its segments in order. A segment is cut into leaves, whose size depends on the segment's
+length alone; index blocks of at most 1 024 links are built over them, level by level, until one
+link is left, and the segments' roots are joined by the same kind of tree. A tree over one link is
+that link. These rules are frozen in spec/content.md §2: the same bytes under the same segments have
+the same identifier on every node.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from array import array
+from bisect import bisect_right
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING
 
-from lattica.cid import CID, HashFunction
+from lattica.cid import CID, DIGEST_SIZE, Codec, HashFunction
+from lattica.errors import InvalidInput
 
-from ._unixfs import Link
+from ._unixfs import MAX_LINKS, MAX_SIZE, Link, encode_file
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+SMALL_LEAF, LARGE_LEAF = 256 << 10, 1 << 20  # bytes
+LARGE_FROM = 16 << 30  # bytes; a segment of this length or more has large leaves
+
+
+class SegmentsError(InvalidInput):
+    """The segments given do not cut the file: they must cover it exactly, in order."""
+
+    code = "segments"
+    hint = "pass segments whose lengths add up to the file's, none of them empty"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +48,8 @@ class Segment:
     name: str = ""
 
 
-class Leaf(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Leaf:
     """One leaf of a file: its number and place in it, and the multihash of its bytes."""
 
     index: int
@@ -34,51 +57,121 @@ class Leaf(NamedTuple):
     length: int
     multihash: bytes
 
+    @property
+    def cid(self) -> CID:
+        """The leaf's CID."""
+        return CID(Codec.RAW, self.multihash)
+
 
 class LeafTable:
-    """All leaves of one file, in order, compactly: about 40 bytes each."""
+    """The leaves of one file, in order, compactly: 40 bytes each.
 
-    root: CID
-    size: int  # bytes of the file
+    Attributes:
+        root: the file's root.
+        hash_function: of all its blocks.
+    """
 
-    def __len__(self) -> int:
-        raise NotImplementedError
+    __slots__ = ("_digests", "_ends", "_head", "hash_function", "root")
 
-    def __getitem__(self, index: int) -> Leaf:
-        raise NotImplementedError
+    def __init__(self, root: CID, leaves: Iterable[Leaf] = ()) -> None:
+        self.root = root
+        self.hash_function = root.hash_function
+        self._head = root.multihash[:2]
+        self._digests = bytearray()
+        self._ends = array("Q")
+        for leaf in leaves:
+            self.append(leaf.length, leaf.multihash)
 
-    def __iter__(self) -> Iterator[Leaf]:
-        raise NotImplementedError
-
-    def at(self, offset: int) -> int:
-        """Return the number of the leaf that holds byte `offset`."""
-        raise NotImplementedError
+    @property
+    def size(self) -> int:
+        """Bytes of all leaves so far: of the file, once every leaf is in."""
+        return self._ends[-1] if self._ends else 0
 
     def append(self, length: int, multihash: bytes) -> None:
-        """Add the next leaf in file order."""
-        raise NotImplementedError
+        """Add the next leaf. All leaves of a file have its root's hash function."""
+        self._ends.append(self.size + length)
+        self._digests += multihash[2:]
+
+    def at(self, offset: int) -> int:
+        """Return the number of the leaf that holds byte `offset`; `len(self)` past the end."""
+        return bisect_right(self._ends, offset)
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def __getitem__(self, index: int) -> Leaf:
+        if not 0 <= index < len(self._ends):
+            raise IndexError(f"leaf {index} of {len(self._ends)}")
+        offset = self._ends[index - 1] if index else 0
+        digest = self._digests[index * DIGEST_SIZE : (index + 1) * DIGEST_SIZE]
+        return Leaf(index, offset, self._ends[index] - offset, self._head + digest)
+
+    def __iter__(self) -> Iterator[Leaf]:
+        return map(self.__getitem__, range(len(self)))
 
 
 def leaf_size(segment_length: int) -> int:
     """Return the leaf size in bytes of a segment: 256 KiB below 16 GiB, else 1 MiB."""
-    raise NotImplementedError
+    return SMALL_LEAF if segment_length < LARGE_FROM else LARGE_LEAF
+
+
+def check_segments(segments: Sequence[Segment], size: int) -> None:
+    """Refuse segments that do not cut a file of `size` bytes. Raises SegmentsError."""
+    total = sum(segment.length for segment in segments)
+    if total != size or total > MAX_SIZE or not segments:
+        raise SegmentsError(f"{len(segments)} segments of {total} bytes for a file of {size}")
+    for segment in segments:
+        if segment.length < 0 or segment.stride < 1:
+            raise SegmentsError(f"a segment of length {segment.length}, stride {segment.stride}")
+        if segment.length == 0 and len(segments) > 1:
+            raise SegmentsError("an empty segment beside others")
 
 
 class TreeBuilder:
-    """Links in, in order; index blocks out as they fill; the root link at the end."""
+    """Links in, in order; index blocks out as they fill; the root link at the end.
+
+    Holds at most one block's links per level, whatever the number of leaves. All levels but the
+    root's have full blocks up to the last one: the `balanced` layout of IPFS.
+    """
 
     def __init__(
         self,
         emit: Callable[[CID, bytes], None],
         hash_function: HashFunction = HashFunction.BLAKE3,
         *,
-        max_links: int = 1024,
-    ) -> None: ...
+        max_links: int = MAX_LINKS,
+    ) -> None:
+        """Make a builder that passes each index block and its CID to `emit`, children first."""
+        self._emit = emit
+        self._hash_function = hash_function
+        self._max_links = max_links
+        self._levels: list[list[Link]] = [[]]  # lowest first; what is not yet in a block
 
     def add(self, link: Link) -> None:
         """Add the next child."""
-        raise NotImplementedError
+        self._add(0, link)
 
     def finish(self) -> Link:
         """Emit what is still open and return the root's link; of one child, that child's."""
-        raise NotImplementedError
+        for level, links in enumerate(self._levels):  # grows while the lower levels are closed
+            if level == len(self._levels) - 1 and len(links) == 1:
+                return links[0]
+            if links:
+                self._close(level)
+        raise ValueError("a tree over nothing")
+
+    def _add(self, level: int, link: Link) -> None:
+        if level == len(self._levels):
+            self._levels.append([])
+        self._levels[level].append(link)
+        if len(self._levels[level]) == self._max_links:
+            self._close(level)
+
+    def _close(self, level: int) -> None:
+        links, self._levels[level] = self._levels[level], []
+        block = encode_file(links)
+        cid = CID.of(block, Codec.DAG_PB, self._hash_function)
+        self._emit(cid, block)
+        size = sum(link.size for link in links)
+        total = len(block) + sum(link.total_size for link in links)
+        self._add(level + 1, Link(cid, size, total))

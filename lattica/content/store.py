@@ -15,7 +15,7 @@ from types import TracebackType
 from lattica.cid import CID, HashFunction
 
 from ._dag import LeafTable, Segment
-from .build import Built, Kind
+from ._build import Built, Kind
 
 
 class Absent(enum.Enum):
