@@ -119,6 +119,8 @@ def decode(data: bytes | bytearray | memoryview) -> Message:
 
 
 def _read_varint(data: memoryview, offset: int) -> tuple[int, int]:
+    if offset < len(data) and data[offset] < 0x80:  # nearly all of them: keys and short lengths
+        return data[offset], offset + 1
     value = shift = 0
     for position in range(offset, min(len(data), offset + 10)):
         byte = data[position]
