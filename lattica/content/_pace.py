@@ -82,9 +82,13 @@ class Pace:
         self._sample_start, self._sample_bytes = now, 0
         self._set_window(self.rate * (_WINDOW_SECONDS + 2 * self.round_trip))
 
-    def receive_first(self, seconds: float) -> None:
-        """Note how long the first byte of the answer to a lone request took."""
+    def receive_first(self, seconds: float, now: float) -> None:
+        """Note how long the first byte of the answer to a lone request took.
+
+        The rate is measured from here on: waiting for the first byte is no lack of bandwidth.
+        """
         self.round_trip = min(self.round_trip or math.inf, seconds)
+        self._sample_start = now
 
     def receive_leaf(self, size: int) -> None:
         """Note that a leaf of `size` bytes is whole: the peer delivers."""

@@ -58,7 +58,7 @@ class Ask:
 
     Attributes:
         next: the leaf that the next answer is about; answers come in order.
-        begun: bytes have come since it was the first in line.
+        alone: nothing else was on the way when it was asked, nor has any byte come since.
         abandoned: its leaves were given free for others, as the peer fell silent.
         cancelled: the peer has been, or is about to be, told to stop.
     """
@@ -68,7 +68,7 @@ class Ask:
     count: int
     asked_at: float
     next: int
-    begun: bool = False
+    alone: bool = False
     abandoned: bool = False
     cancelled: bool = False
 
@@ -271,7 +271,7 @@ class Planner:
         return self._ask(found, *run, now) if run else None
 
     def _ask(self, peer: _Peer, first: int, count: int, now: float) -> Ask:
-        ask = Ask(next(self._ids), first, count, now, first)
+        ask = Ask(next(self._ids), first, count, now, first, alone=not peer.asks)
         for leaf in range(first, first + count):
             if self._state[leaf] == _ASKED:
                 self._doubtful.add(leaf)
@@ -360,9 +360,9 @@ class Planner:
         if found is None or not found.asks:
             return
         ask = found.asks[0]
-        if len(found.asks) == 1 and not ask.begun:
-            found.pace.receive_first(now - ask.asked_at)
-        ask.begun = True
+        if ask.alone:
+            ask.alone = False
+            found.pace.receive_first(now - ask.asked_at, now)
         found.pace.receive_bytes(size, now)
 
     def expected(self, peer: PeerId) -> Ask | None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 
 import pytest
 from hypothesis import given, settings, strategies as st
@@ -13,6 +15,7 @@ from hypothesis import given, settings, strategies as st
 from lattica.content._messages import Status
 from lattica.content._pace import PaceLimits
 from lattica.content._planner import (
+    Ask,
     CancelAsk,
     PeerReady,
     PeerSilent,
@@ -24,6 +27,8 @@ from lattica.identity import PeerId
 
 KIB = 1024
 LEAF = 256 * KIB
+USUAL = PlannerLimits()
+Size = Callable[[int], int]
 
 
 def peer_id(number: int) -> PeerId:
@@ -40,7 +45,6 @@ class SimulatedPeer:
     lies_at: int | None = None
     silent_after: int | None = None  # leaves
     leaves_after: int | None = None
-    pipe: list[list] = field(default_factory=list)  # requests not yet answered
     busy_until: float = 0.0
     sent: int = 0
 
@@ -48,9 +52,13 @@ class SimulatedPeer:
 class Simulation:
     """Drives one planner against peers under virtual time, checking bounds at every step."""
 
-    def __init__(self, planner: Planner, size, peers: dict[PeerId, SimulatedPeer], limits) -> None:
-        self.planner, self.size, self.peers, self.limits = planner, size, peers, limits
-        self.now, self.order, self.agenda = 0.0, itertools.count(), []
+    def __init__(
+        self, count: int, size: Size, peers: dict[PeerId, SimulatedPeer], limits: PlannerLimits
+    ) -> None:
+        self.planner = planner = Planner(count, size, limits=limits)
+        self.size, self.peers, self.limits = size, peers, limits
+        self.now, self.order = 0.0, itertools.count()
+        self.agenda: list[tuple[float, int, Callable[[], None]]] = []
         self.asked_bytes = self.received_bytes = 0
         self.stalled: list[PeerId] = []
         self.silent: list[PeerId] = []
@@ -61,8 +69,8 @@ class Simulation:
                 flags = bytes(leaf in peer.holds for leaf in range(len(planner.verified_flags())))
                 planner.add_have(name, 0, flags)
 
-    def at(self, when: float, action, *args) -> None:
-        heapq.heappush(self.agenda, (when, next(self.order), action, args))
+    def at(self, when: float, action: Callable[[], None]) -> None:
+        heapq.heappush(self.agenda, (when, next(self.order), action))
 
     def ask_all(self) -> None:
         for name in self.planner.peers:
@@ -73,36 +81,34 @@ class Simulation:
                 self.asked_bytes += sum(map(self.size, leaves))
                 peer = self.peers[name]
                 assert peer.holds is None or peer.holds.issuperset(leaves)
-                peer.pipe.append([ask.id, *leaves])
                 start = max(self.now + peer.latency, peer.busy_until)
-                self.serve(name, peer, start, ask.id, leaves)
+                self.serve(name, start, ask.id, leaves)
         largest = max(map(self.size, range(len(self.planner.verified_flags()))), default=0)
         bound = self.limits.total_bytes + len(self.peers) * largest
         assert 0 <= self.planner.in_flight_bytes <= bound
 
-    def serve(self, name, peer, start, ask, leaves) -> None:
+    def serve(self, name: PeerId, start: float, ask: int, leaves: range) -> None:
+        peer = self.peers[name]
         for leaf in leaves:
             start += self.size(leaf) / peer.rate
-            self.at(start + peer.latency, self.deliver, name, ask, leaf)
+            self.at(start + peer.latency, partial(self.deliver, name, ask, leaf))
         peer.busy_until = start
-        self.at(start + peer.latency, self.end, name, ask)
+        self.at(start + peer.latency, partial(self.end, name, ask))
 
-    def alive(self, name: PeerId, ask: int) -> bool:
+    def expected(self, name: PeerId, number: int) -> Ask | None:
         peer = self.peers[name]
         if peer.silent_after is not None and peer.sent >= peer.silent_after:
-            return False
-        expected = self.planner.expected(name)
-        return expected is not None and expected.id == ask
+            return None
+        ask = self.planner.expected(name)
+        return ask if ask is not None and ask.id == number else None
 
     def deliver(self, name: PeerId, ask: int, leaf: int) -> None:
         peer = self.peers[name]
         if peer.leaves_after is not None and peer.sent >= peer.leaves_after:
             self.planner.remove_peer(name)
             return
-        if not self.alive(name, ask):
-            return
-        expected = self.planner.expected(name)
-        if expected.cancelled:
+        expected = self.expected(name, ask)
+        if expected is None or expected.cancelled:
             return
         assert expected.next == leaf
         peer.sent += 1
@@ -117,8 +123,8 @@ class Simulation:
             self.planner.leaf_verified(leaf)
 
     def end(self, name: PeerId, ask: int) -> None:
-        if self.alive(name, ask):
-            status = Status.CANCELLED if self.planner.expected(name).cancelled else Status.OK
+        if expected := self.expected(name, ask):
+            status = Status.CANCELLED if expected.cancelled else Status.OK
             self.planner.request_ended(name, status, self.now)
 
     def run(self, until: float = math.inf) -> None:
@@ -139,15 +145,15 @@ class Simulation:
             if timeout <= self.now:
                 self.planner.handle_timeout(self.now)
             else:
-                _, _, action, args = heapq.heappop(self.agenda)
-                action(*args)
+                heapq.heappop(self.agenda)[2]()
         raise AssertionError("the plan does not end")
 
 
-def simulate(count: int, *peers: SimulatedPeer, limits=None, size=lambda _: LEAF) -> Simulation:
-    limits = limits or PlannerLimits()
-    planner = Planner(count, size, limits=limits)
-    return Simulation(planner, size, {peer_id(i): peer for i, peer in enumerate(peers)}, limits)
+def simulate(
+    count: int, *peers: SimulatedPeer, limits: PlannerLimits = USUAL, size: Size = lambda _: LEAF
+) -> Simulation:
+    named = {peer_id(number): peer for number, peer in enumerate(peers)}
+    return Simulation(count, size, named, limits)
 
 
 some_peer = st.builds(
@@ -168,7 +174,9 @@ some_peer = st.builds(
     st.sampled_from([0, 1, 1000, LEAF, 5 << 20]),
     st.sampled_from([PlannerLimits(), PlannerLimits(total_bytes=LEAF, requests=1)]),
 )
-def test_a_plan_ends_done_whatever_peers_do_if_one_is_honest(count, peers, size, limits) -> None:
+def test_a_plan_ends_done_whatever_peers_do_if_one_is_honest(
+    count: int, peers: list[SimulatedPeer], size: int, limits: PlannerLimits
+) -> None:
     honest = SimulatedPeer(rate=1e6, latency=0.1)
     run = simulate(count, *peers, honest, limits=limits, size=lambda _: size)
     run.run()
@@ -177,7 +185,7 @@ def test_a_plan_ends_done_whatever_peers_do_if_one_is_honest(count, peers, size,
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(1, 60), st.lists(some_peer, min_size=1, max_size=4))
-def test_a_plan_without_honest_peers_comes_to_rest(count, peers) -> None:
+def test_a_plan_without_honest_peers_comes_to_rest(count: int, peers: list[SimulatedPeer]) -> None:
     run = simulate(count, *peers)
     run.run()
     assert run.planner.done or run.planner.idle()
@@ -383,3 +391,25 @@ def test_scattered_leaves_cost_a_hostile_bitmap_nothing_twice() -> None:
     planner.add_have(peer_id(0), 0, b"\1\0" * (count // 2))
     for _ in range(10_000):
         assert planner.next_request(peer_id(0), 0.0) is None
+
+
+def test_what_a_stalled_peer_owes_comes_first_again() -> None:
+    planner = Planner(100, lambda _: LEAF)
+    for number in (0, 1):
+        planner.add_peer(peer_id(number), 0.0, complete=True)
+    first = planner.next_request(peer_id(0), 0.0)
+    other = planner.next_request(peer_id(1), 0.0)
+    assert first is not None
+    assert other is not None
+    assert other.first > first.first
+    planner.receive_bytes(peer_id(1), 1, 3.0)
+    planner.handle_timeout(planner.next_timeout())
+    assert isinstance(planner.next_event(), PeerStalled)
+    assert planner.next_request(peer_id(0), 4.0) is None
+    again = planner.next_request(peer_id(1), 4.0)
+    assert again is not None
+    assert again.first == first.first
+    for _ in range(first.count):  # late, but good
+        assert planner.leaf_arrived(peer_id(0))
+    planner.request_ended(peer_id(0), Status.OK, 5.0)
+    assert planner.next_request(peer_id(0), 5.0) is not None
