@@ -257,12 +257,13 @@ class Lookup:
     def handle_timeout(self, now: float) -> list[PeerId]:
         """Let deadlines pass. Returns the peers whose requests have failed: cancel those."""
         late: list[PeerId] = []
+        soft, hard = self._patience.soft, self._patience.hard
         for candidate in list(self._waiting.values()):
-            age = now - candidate.asked_at
-            if age >= self._patience.hard:
+            # The same sums as in `next_timeout`: a difference would round the other way.
+            if now >= candidate.asked_at + hard:
                 self.fail(candidate.peer, "timed out", now=now)
                 late.append(candidate.peer)
-            elif age >= self._patience.soft and candidate.state is _State.ASKED:
+            elif now >= candidate.asked_at + soft and candidate.state is _State.ASKED:
                 candidate.state = _State.SLOW
                 self._in_flight -= 1
         return late

@@ -206,8 +206,8 @@ def _decode_record(data: bytes) -> Record:
     return Record(key, value, received_at)
 
 
-# The same few peers come again in every answer of a lookup, and reading an address takes 10 µs. Both
-# caches hold small immutable values: at most 4096 of 256 bytes, and their text forms.
+# The same few peers come again in every answer of a lookup, and reading an address takes 10 µs.
+# Both caches hold small immutable values: at most 4096 of 256 bytes, and their text forms.
 @functools.lru_cache(maxsize=4096)
 def _peer_id(raw: bytes) -> PeerId | None:
     try:

@@ -1,9 +1,9 @@
 """Who has what: the records others leave with us, and the schedule of our own. Pure.
 
 `ProviderStore` keeps what `ADD_PROVIDER` brings: a peer says that it has some content, and we tell
-whoever asks, until the record's time is over (spec/dht.md §6). Only the peer itself can say it, so a
-record is a pair of key and peer. Bounds hold at every size of attack: so many records of one peer,
-so many providers of one key, so many in all. A peer over its quota loses its own oldest; when all is
+whoever asks, until the record's time is over (spec/dht.md §6). Only the peer itself can say it, so
+a record is a pair of key and peer. Bounds hold at every size of attack: so many records of a peer,
+so many providers of a key, so many in all. A peer over its quota loses its own oldest; when all is
 full, whoever holds more than a fair share pays first.
 
 `ProvideSchedule` remembers what we provide and when each key has to be announced again. A record

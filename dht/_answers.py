@@ -1,0 +1,186 @@
+"""What this node answers to a request of another peer. Pure.
+
+A `Responder` knows the routing table, the provider records and our own keys; for addresses it asks
+a `Directory`, which stands for the mesh and its address book. `answer` takes one request and gives
+the message to send back, or None where the protocol has no answer (spec/dht.md §4.2).
+
+Two rules protect others from us, and us from being used. Only the sender of `ADD_PROVIDER` can be
+its subject. And of the addresses that we know, a peer is told those that mean something where it
+is: a stranger on the internet can do nothing with our neighbours' private addresses.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from lattica.errors import CodecError, Refused
+from lattica.identity import PeerId
+from lattica.transport import PeerInfo
+
+from ._keys import K, position
+from ._messages import (
+    MAX_PEERS,
+    ConnectionType,
+    Message,
+    MessageError,
+    MessageType,
+    Peer,
+    fit,
+)
+from ._providers import MAX_PROVIDER_KEY
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Iterable, Sequence
+
+    from lattica.transport import Multiaddr
+
+    from ._providers import ProviderStore, ProvideSchedule
+    from ._table import RoutingTable
+
+
+class ValuesRefused(Refused):
+    """A peer asks us to keep a value, and no rule says which values are valid."""
+
+    code = "dht-values-refused"
+    hint = "this node keeps provider records only"
+
+
+class Directory(Protocol):
+    """Where peers are, as far as we know. Our own ID included."""
+
+    def addresses(self, peer: PeerId) -> Sequence[Multiaddr]:
+        """Return the known addresses of `peer`."""
+
+    def is_connected(self, peer: PeerId) -> bool:
+        """Say whether there is a connection to `peer` now."""
+
+    def learn(self, peer: PeerId, addresses: Sequence[Multiaddr]) -> None:
+        """Remember what `peer` says of its own addresses."""
+
+
+class Responder:
+    """Answers requests from what this node knows."""
+
+    def __init__(
+        self,
+        *,
+        table: RoutingTable,
+        store: ProviderStore,
+        schedule: ProvideSchedule,
+        directory: Directory,
+        rng: random.Random,
+    ) -> None:
+        self._table, self._store, self._schedule = table, store, schedule
+        self._directory, self._rng = directory, rng
+
+    def answer(
+        self, request: Message, *, sender: PeerId, address: Multiaddr, now: float
+    ) -> Message | None:
+        """Return the answer to `request`, or None where there is none to give.
+
+        Args:
+            request: what the peer asks.
+            sender: who asks, proven by the connection.
+            address: from where, as we see it.
+            now: the time, in seconds.
+
+        Raises:
+            MessageError: the request lacks what it needs.
+            ValuesRefused: it wants us to keep a value.
+        """
+        match request.type:
+            case MessageType.PING:
+                return Message(MessageType.PING)
+            case MessageType.PUT_VALUE:
+                raise ValuesRefused(f"{sender} wants a value kept", peer=sender)
+            case MessageType.ADD_PROVIDER:
+                self._add_provider(request, sender, now)
+                return None
+            case MessageType.FIND_NODE:
+                peers = self._closer(request, sender, address, exact=True)
+                return fit(Message(request.type, request.key, closer=tuple(peers)))
+            case MessageType.GET_VALUE:
+                peers = self._closer(request, sender, address)
+                return fit(Message(request.type, request.key, closer=tuple(peers)))
+            case MessageType.GET_PROVIDERS:
+                peers = self._closer(request, sender, address)
+                providers = self._providers(request, sender, address, now)
+                message = Message(
+                    request.type, request.key, closer=tuple(peers), providers=tuple(providers)
+                )
+                return fit(message)
+
+    def _closer(
+        self, request: Message, sender: PeerId, address: Multiaddr, *, exact: bool = False
+    ) -> list[Peer]:
+        if not request.key:
+            raise MessageError(f"{request.type.name} without a key", peer=sender)
+        # One more than is sent: the sender may be among them, and knows itself.
+        nearest = self._table.closest(position(request.key), K + 1)
+        chosen = [peer for peer in nearest if peer != sender][:K]
+        described = (self._describe(peer, address) for peer in chosen)
+        peers = [peer for peer in described if peer.info.addresses]
+        if exact and request.key != sender.raw:
+            peers = self._put_first(request.key, peers, address)
+        return peers
+
+    def _put_first(self, key: bytes, peers: list[Peer], address: Multiaddr) -> list[Peer]:
+        # A peer need not be in the table to be found: clients, and ourselves, are not.
+        sought = next((peer for peer in peers if peer.info.peer.raw == key), None)
+        if sought is None:
+            known = self._known(key)
+            sought = self._describe(known, address) if known is not None else None
+        if sought is None or not sought.info.addresses:
+            return peers
+        return [sought, *(peer for peer in peers if peer is not sought)][:K]
+
+    def _known(self, key: bytes) -> PeerId | None:
+        try:
+            return PeerId.from_bytes(key)
+        except CodecError:
+            return None
+
+    def _providers(
+        self, request: Message, sender: PeerId, address: Multiaddr, now: float
+    ) -> Iterable[Peer]:
+        found = [peer for peer in self._store.providers(request.key, now=now) if peer != sender]
+        room = MAX_PEERS
+        if request.key in self._schedule:
+            yield self._describe(self._table.local, address)
+            room -= 1
+        if len(found) > room:
+            # A different choice each time, so that many fetchers do not all meet at a few.
+            found = self._rng.sample(found, room)
+        for peer in found:
+            yield self._describe(peer, address)
+
+    def _add_provider(self, request: Message, sender: PeerId, now: float) -> None:
+        if not 1 <= len(request.key) <= MAX_PROVIDER_KEY:
+            raise MessageError(
+                f"a provider key of {len(request.key)} bytes, expected 1 to {MAX_PROVIDER_KEY}",
+                peer=sender,
+            )
+        for peer in request.providers:
+            if peer.info.peer == sender:
+                self._directory.learn(sender, peer.info.addresses)
+                self._store.add(request.key, sender, now=now)
+                return
+
+    def _describe(self, peer: PeerId, asker: Multiaddr) -> Peer:
+        known = self._directory.addresses(peer)
+        addresses = tuple(address for address in known if _means_something(address, asker))
+        connected = self._directory.is_connected(peer)
+        kind = ConnectionType.CONNECTED if connected else ConnectionType.NOT_CONNECTED
+        return Peer(PeerInfo(peer, addresses), kind)
+
+
+def _means_something(address: Multiaddr, asker: Multiaddr) -> bool:
+    """Say whether `address` leads anywhere for somebody who reaches us from `asker`."""
+    if address.is_unspecified:
+        return False
+    if asker.ip is None or asker.is_loopback:
+        return True  # in memory, by name, or on this machine
+    if address.is_loopback:
+        return False
+    return asker.is_private or not address.is_private

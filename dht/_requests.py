@@ -1,0 +1,170 @@
+"""Requests to other peers, over streams that are kept for the next one.
+
+A request on a new stream costs the negotiation of its protocol; on a stream that has just served
+one it costs nothing, and peers that follow go-libp2p or js-libp2p keep theirs open. So a stream
+goes back to a small pool after an answer. Others close it, and we learn that only from the next
+request, which is then made again on a new stream: once, and only if the old one brought not a byte.
+
+Announcements have no answer. They travel together on a stream of their own, which we end after the
+last; the peer ends it too when it has read them all, so waiting for that tells that they arrived.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import TYPE_CHECKING
+
+import trio
+
+from lattica.errors import Unreachable
+
+from ._messages import MAX_MESSAGE, Message, MessageError, decode, encode, frame
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from lattica.identity import PeerId
+    from lattica.transport import Mesh, PeerInfo, Stream
+
+IDLE_STREAMS = 128  # kept in all: each is a few hundred bytes here and a task at the peer
+IDLE_STREAMS_PER_PEER = 2
+IDLE_SECONDS = 30.0  # go-libp2p resets a stream that was silent for a minute
+BATCH_BYTES = 64 << 10  # announcements handed to the stream at once
+FAREWELL_SECONDS = 5.0  # how long a peer may take to read its announcements
+
+
+class NoAnswer(Unreachable):
+    """The peer ended the stream without answering."""
+
+    code = "dht-no-answer"
+
+
+class Requester:
+    """Asks peers of one mesh in one protocol."""
+
+    def __init__(self, mesh: Mesh, protocol: str) -> None:
+        self._mesh, self._protocol = mesh, protocol
+        # The stream put back last is at the end. One deadline per entry, in the same order.
+        self._idle: OrderedDict[Stream, float] = OrderedDict()
+        self._idle_of: dict[PeerId, list[Stream]] = {}
+        self._kept = trio.Event()
+
+    async def ask(self, peer: PeerInfo, request: Message) -> Message:
+        """Send `request` and return the answer. Cancelled, its stream is reset.
+
+        Raises:
+            Unreachable: no connection to the peer, or it was lost, or brought no answer.
+            Refused: the peer does not speak the protocol.
+            ProtocolError: the answer is none.
+        """
+        encoded = encode(request)
+        kept = self._take(peer.peer)
+        if kept is not None:
+            try:
+                return await self._exchange(kept, encoded, request)
+            except (NoAnswer, trio.BrokenResourceError):
+                pass  # closed by the peer while it was idle
+        stream = await self._mesh.open_stream(peer.peer, self._protocol, addresses=peer.addresses)
+        return await self._exchange(stream, encoded, request)
+
+    async def tell(self, peer: PeerInfo, messages: Iterable[Message]) -> None:
+        """Send messages that have no answer; returns when the peer has taken them all.
+
+        Cancelled, the peer has taken the first few, or none.
+
+        Raises:
+            Unreachable: no connection to the peer, or it was lost.
+            Refused: the peer does not speak the protocol.
+        """
+        stream = await self._mesh.open_stream(peer.peer, self._protocol, addresses=peer.addresses)
+        try:
+            for batch in _batches(messages):
+                await stream.send_all(batch)
+            await stream.send_eof()
+            with trio.move_on_after(FAREWELL_SECONDS):
+                while await stream.receive_some():
+                    pass
+        except BaseException:
+            stream.reset()
+            raise
+        await stream.aclose()  # not a reset: a slow peer may still be reading
+
+    async def run(self) -> None:
+        """Let go of streams that were idle for too long. Runs until cancelled."""
+        while True:
+            await self._kept.wait()
+            while self._idle:
+                stream, until = next(iter(self._idle.items()))
+                if until <= trio.current_time():
+                    self._drop(stream)
+                else:
+                    await trio.sleep_until(until)
+            self._kept = trio.Event()
+
+    def forget(self, peer: PeerId) -> None:
+        """Let go of the streams to `peer`."""
+        for stream in list(self._idle_of.get(peer, ())):
+            self._drop(stream)
+
+    def close(self) -> None:
+        """Let go of all streams."""
+        for stream in list(self._idle):
+            self._drop(stream)
+
+    async def _exchange(self, stream: Stream, encoded: bytes, request: Message) -> Message:
+        try:
+            await stream.send_message(encoded)
+            data = await stream.receive_message(MAX_MESSAGE)
+            if data is None:
+                raise NoAnswer(f"{stream.peer} ended the stream", peer=stream.peer)
+            answer = decode(data)
+            if answer.type is not request.type:
+                raise MessageError(
+                    f"{stream.peer} answers {answer.type.name} to {request.type.name}",
+                    peer=stream.peer,
+                )
+        except BaseException:
+            stream.reset()
+            raise
+        self._put_back(stream)
+        return answer
+
+    def _take(self, peer: PeerId) -> Stream | None:
+        streams = self._idle_of.get(peer)
+        if not streams:
+            return None
+        stream = streams[-1]
+        self._remove(stream)
+        return stream
+
+    def _put_back(self, stream: Stream) -> None:
+        streams = self._idle_of.setdefault(stream.peer, [])
+        streams.append(stream)
+        self._idle[stream] = trio.current_time() + IDLE_SECONDS
+        if len(streams) > IDLE_STREAMS_PER_PEER:
+            self._drop(streams[0])
+        elif len(self._idle) > IDLE_STREAMS:
+            self._drop(next(iter(self._idle)))
+        self._kept.set()
+
+    def _drop(self, stream: Stream) -> None:
+        self._remove(stream)
+        stream.reset()
+
+    def _remove(self, stream: Stream) -> None:
+        del self._idle[stream]
+        streams = self._idle_of[stream.peer]
+        streams.remove(stream)
+        if not streams:
+            del self._idle_of[stream.peer]
+
+
+def _batches(messages: Iterable[Message]) -> Iterable[bytes]:
+    batch = bytearray()
+    for message in messages:
+        batch += frame(encode(message))
+        if len(batch) >= BATCH_BYTES:
+            yield bytes(batch)
+            batch.clear()
+    if batch:
+        yield bytes(batch)

@@ -1,0 +1,180 @@
+"""The routing table: who is kept, who is nearest, what is due."""
+
+from __future__ import annotations
+
+import random
+
+from hypothesis import given, strategies as st
+
+from lattica.dht._keys import K, key_sharing, position, shared_bits
+from lattica.dht._table import (
+    CHECK_SECONDS,
+    FRESH_SECONDS,
+    MAX_FAILURES,
+    RECHECK_SECONDS,
+    REFRESH_SECONDS,
+    RoutingTable,
+)
+from lattica.identity import PeerId
+
+LOCAL = PeerId(b"\x12\x20" + bytes(32))
+positions = st.integers(0, 2**256 - 1)
+
+
+def peers(count: int, *, seed: int = 0) -> list[PeerId]:
+    rng = random.Random(seed)
+    return [PeerId(b"\x12\x20" + rng.randbytes(32)) for _ in range(count)]
+
+
+def peers_in_bucket(bucket: int, count: int, *, seed: int = 0) -> list[PeerId]:
+    rng = random.Random(seed)
+    return [PeerId(key_sharing(position(LOCAL.raw), bucket, rng)) for _ in range(count)]
+
+
+def full_table(*, now: float = 0.0) -> tuple[RoutingTable, list[PeerId]]:
+    """A table whose bucket 0 is full."""
+    table, members = RoutingTable(LOCAL), peers_in_bucket(0, K)
+    for peer in members:
+        table.add(peer, now=now)
+    return table, members
+
+
+@given(positions, positions, positions)
+def test_distance_is_a_metric_in_which_prefixes_are_neighbourhoods(a: int, b: int, c: int) -> None:
+    assert (a ^ c) <= (a ^ b) + (b ^ c)
+    assert shared_bits(a, a) == 256
+    if shared_bits(a, b) > shared_bits(a, c):
+        assert (a ^ b) < (a ^ c)
+
+
+@given(st.integers(0, 12), st.integers(0, 2**32))
+def test_a_key_can_be_made_for_every_region_that_is_refreshed(bits: int, seed: int) -> None:
+    origin = position(LOCAL.raw)
+    key = key_sharing(origin, bits, random.Random(seed))
+    assert shared_bits(position(key), origin) == bits
+    assert PeerId.from_bytes(key).raw == key
+
+
+@given(st.integers(0, 200), st.integers(0, 2**32), st.integers(1, 40), positions)
+def test_the_closest_contacts_are_those_a_full_sort_would_give(
+    size: int, seed: int, count: int, target: int
+) -> None:
+    table = RoutingTable(LOCAL)
+    for peer in peers(size, seed=seed):
+        table.add(peer, now=0.0)
+    everyone = sorted((position(contact.peer.raw) ^ target, contact.peer) for contact in table)
+    assert table.closest(target, count) == [peer for _, peer in everyone[:count]]
+
+
+def test_a_table_holds_at_most_k_contacts_a_bucket_however_many_peers_come() -> None:
+    table = RoutingTable(LOCAL)
+    for peer in peers(5000):
+        table.add(peer, now=0.0)
+    assert max(table.bucket_sizes().values()) == K
+    assert len(table) == sum(table.bucket_sizes().values()) == len(list(table))
+    assert len(table) < K * 13
+    assert all(len(bucket.spares) <= K for bucket in table._buckets.values())
+
+
+def test_we_are_not_our_own_contact() -> None:
+    table = RoutingTable(LOCAL)
+    assert not table.wants(LOCAL)
+    table.add(LOCAL, now=0.0)
+    assert len(table) == 0
+    assert LOCAL not in table
+
+
+def test_old_contacts_stay_and_a_newcomer_waits() -> None:
+    table, members = full_table()
+    newcomer = peers_in_bucket(0, 1, seed=1)[0]
+    assert table.wants(newcomer)
+    table.add(members[0], now=1.0)  # heard from again, so the second is now the longest silent
+    assert table.add(newcomer, now=1.0 + FRESH_SECONDS) == members[1]
+    assert newcomer not in table
+    assert not table.wants(newcomer)
+
+
+def test_contacts_heard_from_lately_are_not_checked_for_a_newcomer() -> None:
+    table, _ = full_table()
+    assert table.add(peers_in_bucket(0, 1, seed=1)[0], now=FRESH_SECONDS - 1) is None
+
+
+def test_a_waiting_peer_takes_the_place_of_one_that_fails_and_is_checked_soon() -> None:
+    table, members = full_table()
+    newcomer = peers_in_bucket(0, 1, seed=1)[0]
+    table.add(newcomer, now=5.0)
+    table.failed(members[3], now=6.0)
+    assert newcomer in table
+    assert members[3] not in table
+    assert table.due_checks(6.0) == [newcomer]
+
+
+def test_a_newcomer_takes_the_place_of_a_contact_that_is_failing() -> None:
+    table, members = full_table()
+    table.failed(members[3], now=6.0)
+    assert members[3] in table
+    newcomer = peers_in_bucket(0, 1, seed=1)[0]
+    assert table.add(newcomer, now=7.0) is None
+    assert newcomer in table
+    assert members[3] not in table
+
+
+def test_a_contact_that_nobody_can_replace_is_asked_again_before_it_is_dropped() -> None:
+    table = RoutingTable(LOCAL)
+    (peer,) = peers(1)
+    table.add(peer, now=0.0)
+    now = 10.0
+    for failure in range(MAX_FAILURES - 1):
+        table.failed(peer, now=now)
+        again = now + RECHECK_SECONDS * 4**failure
+        assert table.next_check() == again
+        assert table.due_checks(again - 1) == []
+        assert table.due_checks(again) == [peer]
+        now = again
+    table.failed(peer, now=now)
+    assert peer not in table
+    assert len(table) == 0
+
+
+def test_an_answer_clears_earlier_failures() -> None:
+    table = RoutingTable(LOCAL)
+    (peer,) = peers(1)
+    table.add(peer, now=0.0)
+    table.failed(peer, now=1.0)
+    assert table.closest(0) == []
+    assert table.closest(0, failing=True) == [peer]
+    table.add(peer, now=2.0)
+    assert table.closest(0) == [peer]
+    assert table.next_check() == 2.0 + CHECK_SECONDS
+
+
+def test_failing_contacts_come_after_all_others() -> None:
+    table = RoutingTable(LOCAL)
+    one, two = peers(2)
+    table.add(one, now=0.0)
+    table.add(two, now=0.0)
+    table.failed(one, now=1.0)
+    assert table.closest(position(one.raw), failing=True) == [two, one]
+
+
+def test_removed_and_unknown_peers_leave_no_trace() -> None:
+    table = RoutingTable(LOCAL)
+    one, two = peers(2)
+    table.add(one, now=0.0)
+    table.remove(one, now=1.0)
+    table.remove(two, now=1.0)
+    table.failed(two, now=1.0)
+    assert len(table) == 0
+    assert list(table) == []
+
+
+def test_buckets_are_due_for_refresh_until_their_region_was_looked_up() -> None:
+    table = RoutingTable(LOCAL)
+    for peer in (*peers_in_bucket(0, 2), *peers_in_bucket(3, 1)):
+        table.add(peer, now=0.0)
+    assert table.due_refreshes(0.0) == [0, 1, 2, 3]
+    for bucket in (0, 2, 3):
+        table.looked_up(position(peers_in_bucket(bucket, 1, seed=9)[0].raw), now=5.0)
+    table.looked_up(table.position, now=5.0)
+    assert table.due_refreshes(6.0) == [1]
+    assert table.due_refreshes(5.0 + REFRESH_SECONDS) == [0, 1, 2, 3]
