@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import trio
 
-from lattica.errors import LatticaError, Unreachable
+from lattica.errors import LatticaError, LimitExceeded, Unreachable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -59,6 +59,13 @@ class HandshakeLost(Unreachable):
     hint = "the peer hung up: it may be stopping, or may not want this node; try again later"
 
 
+class KeyExhausted(LimitExceeded):
+    """The link has carried as much as its key allows."""
+
+    code = "key-exhausted"
+    hint = "connect again: a new link has a new key"
+
+
 class Sealer(Protocol):
     """Plaintext in, bytes for the link out. Pure."""
 
@@ -66,7 +73,7 @@ class Sealer(Protocol):
         """Yield `buffers` sealed, in batches; each is valid until the next is asked for.
 
         Raises:
-            LimitExceeded: the key is used up.
+            KeyExhausted: the key is used up.
         """
 
 

@@ -13,7 +13,6 @@ from lattica.transport._channel import secure_link
 
 from ._frames import (
     MAX_PLAINTEXT as MAX_PLAINTEXT,
-    KeyExhausted as KeyExhausted,
     Opener as Opener,
     Sealer as Sealer,
 )

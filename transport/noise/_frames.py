@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
-from lattica.errors import LimitExceeded
+from lattica.transport._buffers import BATCH_BYTES, lent_buffer
+from lattica.transport._channel import KeyExhausted
 
 from ._handshake import MAX_MESSAGE, TAG_BYTES, NoiseError, nonce_bytes
 
@@ -26,19 +27,9 @@ if TYPE_CHECKING:
 
 LENGTH_BYTES = 2
 MAX_PLAINTEXT = MAX_MESSAGE - TAG_BYTES  # 65 519 bytes of plaintext in one frame
-BATCH_FRAMES = 8  # full frames for one send; measured, more gains nothing
 _OVERHEAD = LENGTH_BYTES + TAG_BYTES
-_BATCH_BYTES = BATCH_FRAMES * (MAX_PLAINTEXT + _OVERHEAD)
 _JOIN_BYTES = 4096  # buffers up to this size share a frame
 _MAX_FRAMES = 2**64 - 1  # per key; the last nonce is reserved (Noise, section 5.1)
-_MAX_SPARES = 4  # output buffers kept for the next sender, 512 KiB each
-
-
-class KeyExhausted(LimitExceeded):
-    """The link has carried as many frames as its key allows."""
-
-    code = "key-exhausted"
-    hint = "connect again: a new link has a new key"
 
 
 class Sealer:
@@ -62,18 +53,14 @@ class Sealer:
         if total <= MAX_PLAINTEXT:
             yield self._fill(memoryview(bytearray(total)), plaintexts)
             return
-        output = _spares.pop() if _spares else memoryview(bytearray(_BATCH_BYTES))
-        try:
+        with lent_buffer() as output:
             start = size = 0
             for index, plaintext in enumerate(plaintexts):
-                if size + len(plaintext) + _OVERHEAD > _BATCH_BYTES:
+                if size + len(plaintext) + _OVERHEAD > BATCH_BYTES:
                     yield self._fill(output, plaintexts[start:index])
                     start, size = index, 0
                 size += len(plaintext) + _OVERHEAD
             yield self._fill(output, plaintexts[start:])
-        finally:
-            if len(_spares) < _MAX_SPARES:
-                _spares.append(output)
 
     def _fill(self, output: memoryview, plaintexts: list[bytes | memoryview]) -> memoryview:
         offset = 0
@@ -153,9 +140,6 @@ class Opener:
         self._counter += 1
         if plaintext:
             pieces.append(plaintext)
-
-
-_spares: list[memoryview] = []
 
 
 def _cut(buffers: Sequence[bytes | memoryview]) -> list[bytes | memoryview]:
