@@ -37,3 +37,25 @@ from .store import (
     StoredObject as StoredObject,
     VerifyReport as VerifyReport,
 )
+from ._events import (
+    BadLeaf as BadLeaf,
+    DiskFull as DiskFull,
+    Fetched as Fetched,
+    FetchDone as FetchDone,
+    FetchEvent as FetchEvent,
+    FetchProgress as FetchProgress,
+    FetchStarted as FetchStarted,
+    LeafMismatch as LeafMismatch,
+    NoProvider as NoProvider,
+    ProviderJoined as ProviderJoined,
+    ProviderLeft as ProviderLeft,
+    ProviderSlow as ProviderSlow,
+    ProvidersLost as ProvidersLost,
+    SourcesChanged as SourcesChanged,
+)
+from .exchange import (
+    Exchange as Exchange,
+    ExchangeStats as ExchangeStats,
+    Traffic as Traffic,
+    open_exchange as open_exchange,
+)

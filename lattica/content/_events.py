@@ -1,0 +1,187 @@
+"""What a fetch tells while it runs, what it returns, and how it fails. Values only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeAlias
+
+from lattica.errors import (
+    IntegrityError,
+    LatticaError,
+    LimitExceeded,
+    NotFound,
+    SourceChanged,
+    Unreachable,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from lattica.cid import CID
+    from lattica.identity import PeerId
+
+    from .store import StoredObject
+
+_RESUME = "what was verified is kept; run the same command again to resume"
+
+
+@dataclass(frozen=True, slots=True)
+class FetchStarted:
+    """The index is verified, so the size is known; what was here from before has been counted."""
+
+    root: CID
+    size: int  # content bytes
+    verified_bytes: int  # of these, here already
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderJoined:
+    """A stream to this provider is open."""
+
+    peer: PeerId
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderLeft:
+    """A provider is not asked any more, for now or for good; `reason` is for people."""
+
+    peer: PeerId
+    reason: str
+    banned: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderSlow:
+    """A provider was silent for `seconds`, longer than usual; its work was given to others."""
+
+    peer: PeerId
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class FetchProgress:
+    """How far it is; told a few times a second."""
+
+    root: CID
+    size: int  # content bytes
+    verified_bytes: int  # hashed, right, and written; reaches `size` with the last hash
+    received_bytes: int  # content bytes that came over the network in this call
+    rates: dict[PeerId, float]  # of each provider that is connected, bytes a second
+
+
+@dataclass(frozen=True, slots=True)
+class BadLeaf:
+    """A provider sent a leaf that does not match its hash. It is banned; nothing was written."""
+
+    error: LeafMismatch
+
+
+@dataclass(frozen=True, slots=True)
+class FetchDone:
+    """Every byte is verified and in place."""
+
+    root: CID
+    size: int
+    received_bytes: int
+    seconds: float
+
+
+FetchEvent: TypeAlias = (
+    FetchStarted
+    | ProviderJoined
+    | ProviderLeft
+    | ProviderSlow
+    | FetchProgress
+    | BadLeaf
+    | FetchDone
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """An object that arrived.
+
+    Attributes:
+        stored: as the store lists it; from now on it is served from where it lies.
+        received_bytes: content bytes that came over the network in this call.
+        sources: the same by provider.
+        bad_leaves: every leaf that did not match, as it was noticed (the first hundred).
+    """
+
+    stored: StoredObject
+    received_bytes: int
+    sources: dict[PeerId, int] = field(default_factory=dict)
+    bad_leaves: tuple[LeafMismatch, ...] = ()
+
+
+class LeafMismatch(IntegrityError):
+    """A provider sent a leaf or an index block that does not hash to what was asked for.
+
+    Attributes:
+        leaf: its number in the object (or in the order in which the index became known).
+        offset: of its first byte in its file.
+        path: of that file in the object; "" when the object is the file, or for an index block.
+    """
+
+    def __init__(
+        self, *, cid: CID, leaf: int, offset: int, path: str, peer: PeerId, index: bool = False
+    ) -> None:
+        what = (
+            "index block"
+            if index
+            else f"leaf {leaf} (offset {offset}{' in ' + path if path else ''})"
+        )
+        super().__init__(f"{what} of {cid} from {peer} does not match its hash", peer=peer, cid=cid)
+        self.leaf, self.offset, self.path = leaf, offset, path
+
+
+class NoProvider(NotFound):
+    """Nobody who could be asked holds what is missing."""
+
+    code = "no-provider"
+    hint = f"check that a peer which shares it is running; {_RESUME}"
+
+
+class ProvidersLost(Unreachable):
+    """The providers could not be reached, or were lost and did not come back."""
+
+    code = "providers-lost"
+    hint = f"check that a peer which shares it is running and can be reached; {_RESUME}"
+
+
+class SourcesChanged(SourceChanged):
+    """All that provided what is missing have changed their files since they shared them."""
+
+    code = "source-changed"
+    retryable = True
+    hint = f"find another provider, or have the file shared again; {_RESUME}"
+
+
+class DiskFull(LimitExceeded):
+    """The disk has no room for the object."""
+
+    code = "disk-full"
+    hint = f"free some space, or choose another destination; {_RESUME}"
+
+
+def failure(
+    root: CID, lies: list[LeafMismatch], reasons: dict[PeerId, LatticaError], waited: float
+) -> LatticaError:
+    """Return the error of a fetch that cannot go on, going by why each provider was left.
+
+    A lie weighs most, then a changed source, then loss: each says more of what to do than the next.
+    """
+    tried = " · ".join(f"{peer.short} {error}" for peer, error in list(reasons.items())[:5])
+    summary = f"tried {len(reasons)}: {tried}" if reasons else "none was known"
+    if lies:
+        return lies[0]
+    for kind, made, text in _FAILURES:
+        if any(isinstance(error, kind) for error in reasons.values()):
+            return made(f"{text} {root} ({summary})", cid=root)
+    return NoProvider(f"no provider for {root} answered in {waited:.0f} s ({summary})", cid=root)
+
+
+_FAILURES: tuple[tuple[type[LatticaError], Callable[..., LatticaError], str], ...] = (
+    (SourceChanged, SourcesChanged, "every provider has changed its copy of"),
+    (Unreachable, ProvidersLost, "no provider could be reached, or stayed, for"),
+)
