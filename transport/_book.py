@@ -52,7 +52,9 @@ class AddressBook:
         is only ever extended; of more addresses than fit, those that lapse first go.
         """
         self.advance(now)
-        usable = [bare for address in addresses if (bare := _bare(address, peer)) is not None]
+        usable = [
+            bare for address in addresses if (bare := bare_address(address, peer)) is not None
+        ]
         if not usable:
             return
         known = self._touch(peer).expires_at
@@ -70,6 +72,11 @@ class AddressBook:
         self._drop_expired(entry.expires_at)
         return sorted(entry.expires_at, key=lambda address: address != entry.worked)
 
+    def worked(self, peer: PeerId) -> Multiaddr | None:
+        """Return where `peer` was reached last, if that is known."""
+        entry = self._entries.get(peer)
+        return entry.worked if entry is not None else None
+
     def info(self, peer: PeerId) -> PeerInfo:
         """Return `addresses(peer)` as one value."""
         return PeerInfo(peer, tuple(self.addresses(peer)))
@@ -79,14 +86,16 @@ class AddressBook:
         self.add(peer, [address], now=now, ttl=ttl)
         entry = self._entries.get(peer)
         if entry is not None:
-            entry.worked = _bare(address, peer)
+            entry.worked = bare_address(address, peer)
 
     def forget_address(self, peer: PeerId, address: Multiaddr) -> None:
         """Drop an address that is known to be wrong: somebody else answered there."""
         entry = self._entries.get(peer)
-        bare = _bare(address, peer)
+        bare = bare_address(address, peer)
         if entry is not None and bare is not None:
             entry.expires_at.pop(bare, None)
+            if entry.worked == bare:
+                entry.worked = None
 
     def protocols(self, peer: PeerId) -> frozenset[str]:
         """Return what `peer` says it speaks; empty while it is not connected and identified."""
@@ -159,7 +168,8 @@ class AddressBook:
             del known[address]
 
 
-def _bare(address: Multiaddr, peer: PeerId) -> Multiaddr | None:
+def bare_address(address: Multiaddr, peer: PeerId | None) -> Multiaddr | None:
+    """Return `address` without `/p2p/…`, or None if it names another peer, or nothing else."""
     named = address.peer_id
     if named is None:
         return address

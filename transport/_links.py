@@ -99,6 +99,9 @@ class Transport(Protocol):
     def can_dial(self, address: Multiaddr) -> bool:
         """Say whether `address` is of the kind this transport reaches."""
 
+    def can_listen(self, address: Multiaddr) -> bool:
+        """Say whether `address` is of the kind this transport binds."""
+
     async def dial(self, address: Multiaddr) -> RawLink:
         """Open a link. Cancelled, nothing is left open.
 

@@ -14,6 +14,7 @@ from lattica import _protobuf, _varint
 from lattica.errors import CodecError
 from lattica.identity import PeerId, PublicKey
 
+from ._book import bare_address
 from .multiaddr import AddressCodecError, Multiaddr
 
 if TYPE_CHECKING:
@@ -117,16 +118,11 @@ def read_addresses(encoded: Iterable[bytes], peer: PeerId) -> list[Multiaddr]:
     found: dict[Multiaddr, None] = {}
     for data in encoded:
         try:
-            address = Multiaddr.from_bytes(data)
+            address = bare_address(Multiaddr.from_bytes(data), peer)
         except AddressCodecError:
             continue
-        if address.peer_id not in (None, peer) or address.is_unspecified:
-            continue
-        if address.peer_id is not None:
-            if len(address.parts) == 1:
-                continue
-            address = address.without_peer()
-        found[address] = None
+        if address is not None and not address.is_unspecified:
+            found[address] = None
     return list(found)
 
 

@@ -38,6 +38,7 @@ class Limits:
         negotiation_timeout_s: one stream, until its protocol is agreed.
         streams_per_connection: streams open at once on a connection, per direction.
         handlers_per_peer: inbound streams of one peer being served at once.
+        handler_grace_s: how long a handler may go on once its connection is gone.
         stream_unread_bytes: unread bytes of a stream, the receive window that self-tunes up to it.
         stream_unread_max_bytes: the same, on a path whose round trip asks for more.
         connection_unread_bytes: credit granted on a connection, all streams together.
@@ -47,6 +48,7 @@ class Limits:
         keep_alive_timeout_s: how long a probe may go unanswered before the connection is lost.
         close_timeout_s: how long a connection may take to say goodbye.
         identify_timeout_s: one exchange of identify messages.
+        identify_push_delay_s: how long changes are gathered before peers are told.
         identify_bytes: an identify answer in all; libp2p allows several messages in one answer.
         identify_protocols: protocols remembered of a peer.
         pings_per_peer: ping streams of one peer served at once.
@@ -72,6 +74,7 @@ class Limits:
     negotiation_timeout_s: float = 10.0
     streams_per_connection: int = 1024
     handlers_per_peer: int = 512
+    handler_grace_s: float = 5.0
     stream_unread_bytes: int = 16 * _MIB
     stream_unread_max_bytes: int = 64 * _MIB
     connection_unread_bytes: int = 32 * _MIB
@@ -81,6 +84,7 @@ class Limits:
     keep_alive_timeout_s: float = 15.0
     close_timeout_s: float = 1.0
     identify_timeout_s: float = 10.0
+    identify_push_delay_s: float = 0.05
     identify_bytes: int = 64 << 10
     identify_protocols: int = 256
     pings_per_peer: int = 2

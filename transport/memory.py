@@ -143,6 +143,10 @@ class MemoryTransport:
         """Say whether `address` is `/memory/…`, alone or with the peer's name behind it."""
         return _number(address) is not None
 
+    def can_listen(self, address: Multiaddr) -> bool:
+        """Say whether `address` is `/memory/…`."""
+        return _number(address) is not None and address.peer_id is None
+
     async def dial(self, address: Multiaddr) -> MemoryLink:
         """Open a link. Waits while the hosts are cut apart. Raises NobodyListens."""
         number = _number(address)
@@ -154,7 +158,7 @@ class MemoryTransport:
         """Bind `/memory/<number>`; number 0 picks a free one. Raises MemoryAddressError."""
         await trio.lowlevel.checkpoint()
         number = _number(address)
-        if number is None or address.peer_id is not None:
+        if number is None or not self.can_listen(address):
             raise MemoryAddressError(f"cannot listen on {address}: not /memory/<number>")
         if number == 0:
             number = next(self.network._numbers)

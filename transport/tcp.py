@@ -14,7 +14,7 @@ import errno
 import functools
 import ipaddress
 import socket
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -181,8 +181,6 @@ class TcpListener:
 class TcpTransport:
     """Dials and listens on `/ip4|ip6|dns|dns4|dns6/…/tcp/…`; see `_links.Transport`."""
 
-    kinds: ClassVar[frozenset[str]] = frozenset(_FAMILIES)
-
     def __init__(self, *, backlog: int = 512, head_start_s: float = 0.15) -> None:
         """Make a transport.
 
@@ -196,6 +194,11 @@ class TcpTransport:
         """Say whether `address` is TCP, alone or with the peer's name behind it."""
         endpoint = _endpoint(address)
         return endpoint is not None and endpoint[2] > 0 and not address.is_unspecified
+
+    def can_listen(self, address: Multiaddr) -> bool:
+        """Say whether `address` is `/ip4|ip6/…/tcp/…`."""
+        endpoint = _endpoint(address)
+        return endpoint is not None and address.ip is not None and address.peer_id is None
 
     async def dial(self, address: Multiaddr) -> TcpLink:
         """Connect. Cancelled, nothing is left open. Raises ConnectFailed, NameNotFound."""
@@ -218,7 +221,7 @@ class TcpTransport:
         """Bind and listen. Raises AddressInUse, CannotListen."""
         await trio.lowlevel.checkpoint()
         endpoint = _endpoint(address)
-        if endpoint is None or endpoint[0] not in ("ip4", "ip6") or address.peer_id is not None:
+        if endpoint is None or not self.can_listen(address):
             raise CannotListen(f"cannot listen on {address}", hint="listen on /ip4/…/tcp/…")
         kind, host, port = endpoint
         sock = socket.socket(_FAMILIES[kind], socket.SOCK_STREAM)

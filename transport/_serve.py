@@ -1,0 +1,143 @@
+"""Handlers: what this node does with the streams that others open.
+
+A handler serves strangers, so nothing it raises gets past here. What the peer or the network did
+wrong is noted at debug level, anything else is a bug of ours and logged with its traceback; either
+way that one stream is reset, and the node lives on. A handler that returns has its stream closed.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import trio
+
+from lattica.errors import InvalidInput, LatticaError, LimitExceeded
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from lattica.identity import PeerId
+
+    from .connection import Connection, Stream
+
+    Handler = Callable[[Stream], Awaitable[None]]
+
+_log = logging.getLogger(__name__)
+MAX_PROTOCOL_BYTES = 256  # of a protocol name
+_FAULTS_OF_OTHERS = (LatticaError, trio.BrokenResourceError, trio.ClosedResourceError)
+
+
+class HandlerTaken(InvalidInput):
+    """The protocol has a handler already."""
+
+    code = "handler-taken"
+    hint = "remove the other handler first, or use another protocol name"
+
+
+class HandlerLimit(LimitExceeded):
+    """A peer has as many streams being served as it may; the new one is reset."""
+
+    code = "handler-limit"
+
+
+class Handlers:
+    """Handlers by protocol, and how many run for whom."""
+
+    def __init__(self, per_peer: int) -> None:
+        self._per_peer = per_peer
+        self._by_protocol: dict[str, Handler] = {}
+        self._running: Counter[PeerId] = Counter()
+        self._scopes: dict[Connection, set[trio.CancelScope]] = {}
+        self.refused: Counter[str] = Counter()  # by the reason's code
+
+    def add(self, protocol: str, handler: Handler) -> None:
+        """Serve `protocol` with `handler`. Raises HandlerTaken, InvalidInput."""
+        if protocol in self._by_protocol:
+            raise HandlerTaken(f"{protocol} has a handler already")
+        if (
+            not protocol
+            or len(protocol.encode()) > MAX_PROTOCOL_BYTES
+            or not protocol.isprintable()
+        ):
+            raise InvalidInput(f"{protocol!r} is not a protocol name")
+        self._by_protocol[protocol] = handler
+
+    def remove(self, protocol: str) -> None:
+        """Serve `protocol` no more; streams that are being served go on."""
+        self._by_protocol.pop(protocol, None)
+
+    @property
+    def protocols(self) -> frozenset[str]:
+        """What is served now."""
+        return frozenset(self._by_protocol)
+
+    @property
+    def running(self) -> int:
+        """How many streams are being served."""
+        return self._running.total()
+
+    def __contains__(self, protocol: object) -> bool:
+        return protocol in self._by_protocol
+
+    def wind_up(self, connection: Connection, grace_s: float) -> None:
+        """Let handlers of `connection`, which is gone, finish within `grace_s` seconds.
+
+        What the peer sent before it left may be all that a handler needs; but one that waits for
+        something else would never notice.
+        """
+        for scope in self._scopes.get(connection, ()):
+            scope.deadline = trio.current_time() + grace_s
+
+    async def serve(self, stream: Stream) -> None:
+        """Serve one stream to its end. Raises nothing but Cancelled."""
+        peer = stream.peer
+        handler = self._by_protocol.get(stream.protocol)
+        if handler is None:  # removed since it was agreed on
+            stream.reset()
+            return
+        if self._running[peer] >= self._per_peer:
+            error = HandlerLimit(f"limit `handlers_per_peer` is {self._per_peer}", peer=peer)
+            self.refused[error.code] += 1
+            _log.debug("%s from %s refused: %s", stream.protocol, peer, error)
+            stream.reset()
+            return
+        scope = trio.CancelScope()
+        scopes = self._scopes.setdefault(stream.connection, set())
+        scopes.add(scope)
+        self._running[peer] += 1
+        try:
+            with scope:
+                await self._run(handler, stream)
+        finally:
+            self._running[peer] -= 1
+            if not self._running[peer]:
+                del self._running[peer]
+            scopes.discard(scope)
+            if not scopes:
+                self._scopes.pop(stream.connection, None)
+
+    async def _run(self, handler: Handler, stream: Stream) -> None:
+        try:
+            await handler(stream)
+            await stream.aclose()
+        except Exception as error:  # noqa: BLE001  # whatever a stranger triggers ends here
+            stream.reset()
+            _note(stream, error)
+        except BaseException:
+            stream.reset()
+            raise
+
+
+def _note(stream: Stream, error: Exception) -> None:
+    if isinstance(error, ExceptionGroup):
+        bugs: Exception | None = error.split(_FAULTS_OF_OTHERS)[1]
+    else:
+        bugs = None if isinstance(error, _FAULTS_OF_OTHERS) else error
+    if bugs is None:
+        _log.debug("%s with %s failed: %s", stream.protocol, stream.peer, error, exc_info=error)
+    else:
+        _log.error(
+            "handler of %s failed on a stream of %s", stream.protocol, stream.peer, exc_info=error
+        )

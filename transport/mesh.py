@@ -1,0 +1,486 @@
+"""The mesh: one node's connections to its peers, and what it serves to them.
+
+    async with open_mesh(identity, listen=[address]) as mesh:
+        mesh.handle("/echo/1", echo)
+        stream = await mesh.open_stream(peer, "/echo/1", addresses=[where])
+
+Everything that runs for a mesh runs in one nursery that its block owns: accepting, dialling,
+connections, handlers. Other files hold the parts: `_inbound` the door, `_dialer` the way out,
+`_connections` who is connected, `_serve` what handlers may do, `identify` what peers tell each
+other. Here they are wired, and connections live and end.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from contextlib import asynccontextmanager
+from importlib import metadata
+from typing import TYPE_CHECKING
+
+import trio
+
+from lattica._nursery import private_nursery
+from lattica.errors import DeadlineExceeded, InvalidInput, LatticaError
+
+from ._book import AddressBook
+from ._connections import ConnectionTable
+from ._dialer import Dialer
+from ._events import Broadcast, PeerConnected, PeerDisconnected, PeerIdentified
+from ._inbound import Inbound
+from ._interfaces import expand
+from ._observed import ObservedAddresses
+from ._serve import Handlers
+from ._upgrade import Upgraded, check_security
+from .connection import Connection, ConnectionLost
+from .identify import IDENTIFY_PROTOCOL, PUSH_PROTOCOL, Identifier, IdentifyInfo
+from .limits import Limits
+from .ping import PING_PROTOCOL, measure_round_trip, serve_ping
+from .tcp import TcpTransport
+from .yamux import CreditLedger, SessionClosing
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+    from contextlib import AbstractAsyncContextManager
+
+    from lattica.identity import Identity, PeerId
+
+    from ._events import MeshEvent
+    from ._links import Listener, Transport
+    from .connection import Stream
+    from .multiaddr import Multiaddr
+
+_log = logging.getLogger(__name__)
+_LINK_ERRORS = (LatticaError, trio.BrokenResourceError, trio.ClosedResourceError)
+PROTOCOL_VERSION = "lattica-mesh/common/1"
+_IDENTIFIED_TTL_S = 3600.0  # how long addresses that a peer announced are remembered
+_EXPANSION_TTL_S = 30.0  # how long the list of this machine's interfaces is taken for true
+
+
+class MeshClosed(LatticaError):
+    """The mesh is closed, or closing."""
+
+    code = "mesh-closed"
+    hint = "use the mesh inside its `async with` block"
+
+
+class NoTransport(InvalidInput):
+    """No transport of this mesh listens on that kind of address."""
+
+    code = "no-transport"
+    hint = "listen on /ip4/…/tcp/… or /ip6/…/tcp/…"
+
+
+class Mesh:
+    """A node among its peers. Made by `open_mesh`; lives as long as its block.
+
+    Attributes:
+        identity: who we are.
+        peer_id: our name.
+        limits: every bound.
+        book: what we know of peers.
+    """
+
+    def __init__(
+        self,
+        identity: Identity,
+        *,
+        transports: Sequence[Transport],
+        announce: Sequence[Multiaddr],
+        limits: Limits,
+        security: Sequence[str],
+        agent_version: str,
+        protocol_version: str,
+        nursery: trio.Nursery,
+    ) -> None:
+        self.identity, self.peer_id, self.limits = identity, identity.peer_id, limits
+        self.book = AddressBook(peers=limits.book_peers, addresses_per_peer=limits.book_addresses)
+        self._transports, self._announce, self._nursery = transports, tuple(announce), nursery
+        self._agent_version, self._protocol_version = agent_version, protocol_version
+        self._closed = False
+        self._listeners: list[Listener] = []
+        self._expanded: tuple[float, list[Multiaddr]] | None = None
+        self._ledger = CreditLedger(limits)
+        self._table = ConnectionTable[Connection](self.peer_id, limits)
+        self._events = Broadcast(limits.events)
+        self._observed = ObservedAddresses(limits.observed_addresses)
+        self._changed = trio.Event()
+        self._handlers = Handlers(limits.handlers_per_peer)
+        self._pings: Counter[PeerId] = Counter()
+        self._last_sequence = 0
+        self._identifier = Identifier(identity, limits, self._describe, self._next_sequence)
+        self._inbound = Inbound(
+            identity,
+            limits,
+            security=security,
+            nursery=nursery,
+            check_room=self._table.check_room,
+            admit=self._admit,
+        )
+        self._dialer = Dialer[Connection](
+            identity,
+            transports,
+            limits,
+            self.book,
+            security=security,
+            nursery=nursery,
+            listening=lambda: frozenset(self.addresses).union(self.listen_addresses),
+            admit=self._admit,
+        )
+        self._handlers.add(IDENTIFY_PROTOCOL, self._identifier.answer)
+        self._handlers.add(PUSH_PROTOCOL, self._receive_push)
+        self._handlers.add(PING_PROTOCOL, self._serve_ping)
+
+    # Who we are to others
+
+    @property
+    def listen_addresses(self) -> list[Multiaddr]:
+        """What is bound, with real ports, without `/p2p/…`."""
+        return [address for listener in self._listeners for address in listener.addresses]
+
+    @property
+    def addresses(self) -> list[Multiaddr]:
+        """Where we say we can be reached, without `/p2p/…`: public first, loopback last."""
+        if self._announce:
+            return list(self._announce)
+        now = trio.current_time()
+        if self._expanded is None or now - self._expanded[0] > _EXPANSION_TTL_S:
+            self._expanded = now, expand(self.listen_addresses)
+        return list(self._expanded[1])
+
+    @property
+    def observed_addresses(self) -> Mapping[Multiaddr, int]:
+        """From which addresses peers see us come, and how many peers each; a claim of theirs."""
+        return self._observed.counts()
+
+    @property
+    def protocols(self) -> frozenset[str]:
+        """What we serve."""
+        return self._handlers.protocols
+
+    @property
+    def refused(self) -> Mapping[str, int]:
+        """How many links and streams of others were sent away, by the reason's code."""
+        return {**self._inbound.refused, **self._handlers.refused}
+
+    # Serving
+
+    def handle(self, protocol: str, handler: Callable[[Stream], Awaitable[None]]) -> None:
+        """Serve `protocol`: `handler` gets each stream that a peer opens for it.
+
+        The stream is closed when the handler returns, and reset when it raises; whatever it raises
+        is logged and ends nothing else. When the connection is gone it has `handler_grace_s` to
+        finish with what has arrived. Connected peers are told of the new protocol.
+
+        Raises:
+            HandlerTaken: the protocol is served already.
+        """
+        self._handlers.add(protocol, handler)
+        self._changed.set()
+
+    def unhandle(self, protocol: str) -> None:
+        """Serve `protocol` no more; streams that are being served go on."""
+        self._handlers.remove(protocol)
+        self._changed.set()
+
+    # Reaching others
+
+    async def connect(self, peer: PeerId, addresses: Iterable[Multiaddr] = ()) -> Connection:
+        """Return a live connection to `peer`, dialled if there is none.
+
+        All of `addresses` and those in the book are raced, the likely ones ahead. Callers that
+        want the same peer share one dial. Cancelled, nothing is left open.
+
+        Raises:
+            DialError: no address led to the peer; `attempts` says why for each.
+            PeerIdMismatch: somebody else answered at every address.
+            SelfDial: `peer` is this node.
+            ConnectionLimit: there are connections enough.
+        """
+        self._check_open()
+        live = self.connected(peer)
+        if live is not None:
+            await trio.lowlevel.checkpoint()
+            return live
+        self._table.check_room(peer)
+        return await self._dialer.connect(peer, addresses)
+
+    async def dial(self, address: Multiaddr) -> Connection:
+        """Open a connection to whoever answers at `address`; a new one, whatever is open.
+
+        If the address ends with `/p2p/…`, it has to be that peer. Cancelled, nothing is left open.
+
+        Raises:
+            DialError: nobody answered, or not as a libp2p peer; `attempts` says why.
+            PeerIdMismatch: somebody else answered.
+            SelfDial: it is this node.
+            ConnectionLimit: there are connections enough.
+        """
+        self._check_open()
+        self._table.check_room(address.peer_id)
+        return await self._dialer.dial(address)
+
+    async def open_stream(
+        self, peer: PeerId, *protocols: str, addresses: Iterable[Multiaddr] = ()
+    ) -> Stream:
+        """Open a stream to `peer`, connecting first if need be; see `Connection.open_stream`.
+
+        Raises as `connect` and `Connection.open_stream` do.
+        """
+        connection = await self.connect(peer, addresses)
+        try:
+            return await connection.open_stream(*protocols)
+        except (ConnectionLost, SessionClosing):
+            # It was ending while we looked; a peer that has restarted is there on a new one.
+            connection = await self.connect(peer, addresses)
+            return await connection.open_stream(*protocols)
+
+    async def ping(self, peer: PeerId) -> float:
+        """Return the round trip to `peer` in seconds, connecting first if need be.
+
+        Raises as `connect` does, and:
+            DeadlineExceeded: no answer within `ping_timeout_s`.
+            Refused: the peer does not answer pings.
+        """
+        connection = await self.connect(peer)
+        timeout = self.limits.ping_timeout_s
+        with trio.move_on_after(timeout):
+            return await measure_round_trip(connection)
+        raise DeadlineExceeded(f"no answer to a ping within {timeout:g} s", peer=peer)
+
+    def connections(self) -> list[Connection]:
+        """Return all live connections."""
+        return [entry for entry in self._table.all() if not entry.closing]
+
+    def connected(self, peer: PeerId) -> Connection | None:
+        """Return the live connection to `peer` that both ends prefer, if there is one."""
+        live = (entry for entry in self._table.to(peer) if not entry.closing)
+        return next(live, None)
+
+    async def disconnect(self, peer: PeerId) -> None:
+        """Close all connections to `peer`, with a goodbye. Cancelled, they close all the same."""
+        await trio.lowlevel.checkpoint()
+        async with trio.open_nursery() as nursery:
+            for connection in self._table.to(peer):
+                nursery.start_soon(connection.aclose)
+
+    def events(self) -> AbstractAsyncContextManager[trio.MemoryReceiveChannel[MeshEvent]]:
+        """Receive what happens while the block runs: peers come, are identified, and go.
+
+        A reader that falls `limits.events` behind loses the oldest.
+        """
+        return self._events.listen()
+
+    # Connections, from first to last
+
+    def _admit(self, upgraded: Upgraded) -> Connection:
+        channel = upgraded.channel
+        try:
+            self._check_open()
+            self._table.check_room(channel.peer)
+        except LatticaError:
+            channel.close()
+            raise
+        connection = Connection(
+            channel,
+            local_address=upgraded.local_address,
+            remote_address=upgraded.remote_address,
+            inbound=upgraded.inbound,
+            limits=self.limits,
+            ledger=self._ledger,
+            supported=self._handlers,
+            on_stream=self._handlers.serve,
+            tasks=self._nursery,
+            received=[upgraded.leftover] if upgraded.leftover else (),
+        )
+        if self._table.add(connection):
+            self.book.keep(connection.peer)
+            self._events.publish(PeerConnected(connection))
+        self._nursery.start_soon(self._run, connection)
+        self._nursery.start_soon(self._identify, connection)
+        return connection
+
+    async def _run(self, connection: Connection) -> None:
+        try:
+            await connection.run()
+        except Exception:  # noqa: BLE001  # logged; it may not end the node
+            # Bytes of a stranger reached code that did not expect them: a bug, and not one that
+            # may end the node.
+            _log.exception("the connection to %s failed unexpectedly", connection.peer)
+        finally:
+            self._handlers.wind_up(connection, self.limits.handler_grace_s)
+            if self._table.remove(connection):
+                self.book.release(connection.peer)
+                self._events.publish(PeerDisconnected(connection.peer, connection.close_reason))
+
+    # Identify
+
+    async def _identify(self, connection: Connection) -> None:
+        try:
+            with trio.fail_after(self.limits.identify_timeout_s):
+                info = await self._identifier.ask(connection)
+        except (*_LINK_ERRORS, trio.TooSlowError) as error:
+            _log.debug("%s did not identify itself: %s", connection.peer, error)
+        except Exception:  # noqa: BLE001  # logged; it may not end the node
+            _log.exception("identify with %s failed unexpectedly", connection.peer)
+        else:
+            self._note_identified(connection, info)
+
+    async def _receive_push(self, stream: Stream) -> None:
+        with trio.fail_after(self.limits.identify_timeout_s):
+            info = await self._identifier.receive_push(stream)
+        self._note_identified(stream.connection, info)
+
+    def _note_identified(self, connection: Connection, info: IdentifyInfo) -> None:
+        peer = connection.peer
+        if connection.closing:
+            return
+        self.book.add(peer, info.addresses, now=trio.current_time(), ttl=_IDENTIFIED_TTL_S)
+        self.book.set_identified(
+            peer,
+            protocols=info.protocols or self.book.protocols(peer),
+            agent=info.agent_version or self.book.agent(peer),
+            protocol_version=info.protocol_version or self.book.protocol_version(peer),
+        )
+        if info.observed is not None:
+            self._observed.add(info.observed, peer)
+        self._events.publish(PeerIdentified(peer, info))
+
+    async def _push_changes(self) -> None:
+        told = self._describe()
+        while True:
+            await self._changed.wait()
+            await trio.sleep(self.limits.identify_push_delay_s)  # changes come in bursts
+            self._changed = trio.Event()
+            if self._describe() == told:
+                continue
+            told = self._describe()
+            async with trio.open_nursery() as nursery:
+                for connection in self.connections():
+                    known = self.book.protocols(connection.peer)
+                    if not known or PUSH_PROTOCOL in known:
+                        nursery.start_soon(self._push, connection)
+
+    async def _push(self, connection: Connection) -> None:
+        try:
+            with trio.fail_after(self.limits.identify_timeout_s):
+                await self._identifier.push(connection)
+        except (*_LINK_ERRORS, trio.TooSlowError) as error:
+            _log.debug("%s was not told what changed: %s", connection.peer, error)
+
+    def _describe(self) -> IdentifyInfo:
+        return IdentifyInfo(
+            protocols=self._handlers.protocols,
+            addresses=tuple(self.addresses),
+            agent_version=self._agent_version,
+            protocol_version=self._protocol_version,
+        )
+
+    def _next_sequence(self) -> int:
+        # Peers keep the record with the highest number, also across our restarts.
+        self._last_sequence = max(self._last_sequence + 1, time.time_ns())
+        return self._last_sequence
+
+    # Ping
+
+    async def _serve_ping(self, stream: Stream) -> None:
+        if self._pings[stream.peer] >= self.limits.pings_per_peer:
+            self._handlers.refused["ping-limit"] += 1
+            stream.reset()
+            return
+        self._pings[stream.peer] += 1
+        try:
+            await serve_ping(stream, idle_s=self.limits.ping_idle_s)
+        finally:
+            self._pings[stream.peer] -= 1
+            if not self._pings[stream.peer]:
+                del self._pings[stream.peer]
+
+    # Opening and closing
+
+    async def _start(self, listen: Sequence[Multiaddr]) -> None:
+        for address in listen:
+            transport = next((way for way in self._transports if way.can_listen(address)), None)
+            if transport is None:
+                raise NoTransport(f"no transport of this mesh listens on {address}")
+            self._listeners.append(await transport.listen(address))
+        for listener in self._listeners:
+            self._nursery.start_soon(self._inbound.serve, listener)
+        self._nursery.start_soon(self._push_changes)
+
+    async def _close(self) -> None:
+        self._closed = True
+        for listener in self._listeners:
+            listener.close()
+        # Each connection says goodbye in at most `close_timeout_s`, whoever has cancelled us.
+        with trio.CancelScope(shield=True):
+            async with trio.open_nursery() as nursery:
+                for connection in self._table.all():
+                    nursery.start_soon(connection.aclose)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise MeshClosed("the mesh is closed")
+
+
+@asynccontextmanager
+async def open_mesh(
+    identity: Identity,
+    *,
+    listen: Sequence[Multiaddr] = (),
+    transports: Sequence[Transport] | None = None,
+    announce: Sequence[Multiaddr] = (),
+    limits: Limits | None = None,
+    security: Sequence[str] = ("/noise", "/tls/1.0.0"),
+    agent_version: str | None = None,
+    protocol_version: str = PROTOCOL_VERSION,
+) -> AsyncIterator[Mesh]:
+    """Run a mesh until the block ends. It owns all its tasks, sockets and connections.
+
+    Args:
+        identity: who we are.
+        listen: where to listen; port 0 picks a free one, 0.0.0.0 and `::` all interfaces.
+        transports: how to reach others; TCP alone when not given.
+        announce: where to say that we can be reached, instead of what is bound.
+        limits: every bound; the defaults when not given.
+        security: protocols to offer, best first, and to accept.
+        agent_version: what we call our software.
+        protocol_version: the family of protocols we belong to.
+
+    Raises:
+        AddressInUse: a port is taken; says which, and what to do.
+        InvalidInput: an address cannot be bound, or a security protocol is not known.
+    """
+    check_security(security)
+    limits = limits if limits is not None else Limits()
+    if transports is None:
+        transports = [
+            TcpTransport(backlog=limits.accept_backlog, head_start_s=limits.dial_head_start_s)
+        ]
+    if agent_version is None:
+        agent_version = f"lattica-mesh/{_version()}"
+    async with private_nursery() as nursery:
+        mesh = Mesh(
+            identity,
+            transports=transports,
+            announce=[address.without_peer() for address in announce],
+            limits=limits,
+            security=security,
+            agent_version=agent_version,
+            protocol_version=protocol_version,
+            nursery=nursery,
+        )
+        try:
+            await mesh._start(listen)
+            yield mesh
+        finally:
+            await mesh._close()
+        nursery.cancel_scope.cancel()
+
+
+def _version() -> str:
+    try:
+        return metadata.version("lattica-mesh")
+    except metadata.PackageNotFoundError:  # run from a checkout that was never installed
+        return "0"
