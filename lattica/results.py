@@ -111,6 +111,7 @@ class Fetched(Result):
     received_bytes: int  # over the network, in this call; less than `size` when it resumed
     seconds: float
     sources: tuple[Source, ...]
+    bad_leaves: int  # that did not match their hash; who sent them was banned
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,12 @@ NODE = {
     "_control",
     "_control_server",
     "_home",
+    "_listen",
     "_progress",
+    "_reference",
+    "_report",
+    "_requests",
+    "_swarm",
 }
 RANK = {part: rank for rank, row in enumerate(ROWS) for part in row}
 FRONT_DOOR = "__init__"

@@ -1,0 +1,78 @@
+"""What a user names: a ticket or a CID to get, a path to share, a place to put things."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lattica.cid import CID
+from lattica.errors import InvalidInput
+from lattica.ticket import PREFIX, Ticket
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_PASTED = "lattica get "  # people copy the whole line
+
+
+class InvalidReference(InvalidInput):
+    """Text is neither a ticket nor a CID."""
+
+    code = "reference"
+    hint = "a ticket starts with `lattica:`, a CID with `bafk` or `bafy`"
+
+
+def read_reference(ref: Ticket | CID | str) -> tuple[CID, Ticket | None]:
+    """Return what `ref` names, and the ticket if it is one.
+
+    Raises:
+        TicketError: a damaged ticket.
+        InvalidReference: neither.
+    """
+    if isinstance(ref, Ticket):
+        return ref.root, ref
+    if isinstance(ref, CID):
+        return ref, None
+    text = ref.strip().removeprefix(_PASTED).strip()
+    if text.startswith(PREFIX):
+        ticket = Ticket.parse(text)
+        return ticket.root, ticket
+    try:
+        return CID.parse(text.removeprefix("ipfs://")), None
+    except InvalidInput as error:
+        raise InvalidReference(f"{text[:80]!r} is neither a ticket nor a CID: {error}") from None
+
+
+def destination_of(
+    destination: Path | str | None, cid: CID, ticket: Ticket | None
+) -> tuple[Path, str]:
+    """Return where to put an object, absolute, and what to call it.
+
+    An existing directory gets it inside, under the name that the ticket gives, else the CID.
+    """
+    name = (ticket.name if ticket else None) or str(cid)
+    path = Path.cwd() if destination is None else Path(destination).expanduser().absolute()
+    if path.is_dir():
+        return path / name, name
+    if not path.parent.is_dir():
+        raise InvalidInput(
+            f"there is no folder {path.parent}", hint=f"make it: mkdir -p {path.parent}"
+        )
+    return path, path.name
+
+
+def source_of(path: Path | str) -> tuple[Path, int]:
+    """Return what to share, absolute, and how many bytes that is, as far as can be seen."""
+    source = Path(path).expanduser().absolute()
+    try:
+        size = sum(_sizes_below(source)) if source.is_dir() else source.stat().st_size
+    except OSError:
+        size = 0  # only a bar depends on it; who reads the files will say what is wrong
+    return source, size
+
+
+def _sizes_below(path: Path) -> Iterator[int]:
+    for folder, _, names in os.walk(path):
+        for name in names:
+            yield os.lstat(os.path.join(folder, name)).st_size

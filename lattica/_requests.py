@@ -1,0 +1,138 @@
+"""What commands may ask of a node, over the control socket or of their own: one entry each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from lattica._control import UnknownMethod
+from lattica.cid import HashFunction
+from lattica.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+
+    from lattica._control import Request
+    from lattica.node import AsyncNode
+    from lattica.results import Json, ProgressCallback
+
+    Method = Callable[["AsyncNode", "_Params", ProgressCallback], Awaitable[Json]]
+
+_T = TypeVar("_T")
+MAX_PINGS = 1000
+_HASHES = {"blake3": HashFunction.BLAKE3, "sha2-256": HashFunction.SHA2_256}
+
+
+async def handle(node: AsyncNode, request: Request, progress: ProgressCallback) -> Json:
+    """Carry out one request. Raises UnknownMethod, InvalidInput, and what the node raises."""
+    method = METHODS.get(request.method)
+    if method is None:
+        raise UnknownMethod(f"the node cannot {request.method!r}")
+    return await method(node, _Params(request.params), progress)
+
+
+@dataclass(frozen=True, slots=True)
+class _Params:
+    """A request's parameters, each checked as it is read."""
+
+    values: Mapping[str, Any]
+
+    def get(self, name: str, kind: type[_T], default: _T | None = None) -> _T | None:
+        value = self.values.get(name)
+        if value is None:
+            return default
+        # A bool is an int to Python, and 1 is a fine number of seconds.
+        accepted = (int, float) if kind is float else kind
+        if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
+            raise InvalidInput(f"parameter {name!r} is {value!r}, expected {kind.__name__}")
+        return value  # type: ignore[return-value]  # an int where a float is fine
+
+    def need(self, name: str, kind: type[_T]) -> _T:
+        value = self.get(name, kind)
+        if value is None:
+            raise InvalidInput(f"parameter {name!r} is missing")
+        return value
+
+    def path(self, name: str) -> Path:
+        """A path must be absolute: the asking command runs in another folder than the node."""
+        path = Path(self.need(name, str))
+        if not path.is_absolute():
+            raise InvalidInput(f"parameter {name!r} is {str(path)!r}, expected an absolute path")
+        return path
+
+    def texts(self, name: str) -> list[str]:
+        values = self.get(name, list, [])
+        if not all(isinstance(value, str) for value in values or ()):
+            raise InvalidInput(f"parameter {name!r} is {values!r}, expected a list of strings")
+        return list(values or ())
+
+
+async def _status(node: AsyncNode, _params: _Params, _progress: ProgressCallback) -> Json:
+    return node.status().to_json()
+
+
+async def _share(node: AsyncNode, params: _Params, progress: ProgressCallback) -> Json:
+    hash_name = params.get("hash", str, "blake3")
+    if hash_name not in _HASHES:
+        raise InvalidInput(f"hash function {hash_name!r}, expected one of {', '.join(_HASHES)}")
+    share = await node.share(
+        params.path("path"),
+        name=params.get("name", str),
+        hash_function=_HASHES[hash_name],
+        progress=progress,
+        timeout=params.get("timeout", float),
+    )
+    return share.to_json()
+
+
+async def _get(node: AsyncNode, params: _Params, progress: ProgressCallback) -> Json:
+    fetched = await node.get(
+        params.need("ref", str),
+        params.path("destination"),
+        peers=params.texts("peers"),
+        overwrite=params.get("overwrite", bool) or False,
+        progress=progress,
+        timeout=params.get("timeout", float),
+    )
+    return fetched.to_json()
+
+
+async def _peers(node: AsyncNode, _params: _Params, _progress: ProgressCallback) -> Json:
+    return [peer.to_json() for peer in node.peers()]
+
+
+async def _ping(node: AsyncNode, params: _Params, _progress: ProgressCallback) -> Json:
+    count = params.get("count", int, 3) or 0
+    if not 1 <= count <= MAX_PINGS:
+        raise InvalidInput(f"{count} pings, expected 1 to {MAX_PINGS}")
+    timeout = params.get("timeout", float)
+    pong = await node.ping(params.need("peer", str), count=count, timeout=timeout)
+    return pong.to_json()
+
+
+async def _ls(node: AsyncNode, _params: _Params, _progress: ProgressCallback) -> Json:
+    return [shared.to_json() for shared in node.objects()]
+
+
+async def _swarm(node: AsyncNode, _params: _Params, _progress: ProgressCallback) -> Json:
+    return [announcement.to_json() for announcement in node.announcements()]
+
+
+async def _verify(node: AsyncNode, params: _Params, progress: ProgressCallback) -> Json:
+    found = await node.verify(
+        params.need("ref", str), progress=progress, timeout=params.get("timeout", float)
+    )
+    return found.to_json()
+
+
+METHODS: dict[str, Method] = {
+    "status": _status,
+    "share": _share,
+    "get": _get,
+    "peers": _peers,
+    "ping": _ping,
+    "ls": _ls,
+    "swarm": _swarm,
+    "verify": _verify,
+}

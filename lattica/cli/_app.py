@@ -1,0 +1,430 @@
+"""The commands: what they are called, what they take, and whom they ask.
+
+This module is loaded for every `--help`, so it imports neither Trio nor cryptography: those come
+with the node, where a command brings its own.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lattica._control import NodeNotRunning, Request
+
+from . import _show
+from ._output import Face, Output
+from ._session import EXIT_INTERRUPTED, Session, open_session
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from contextlib import AbstractContextManager
+
+    from lattica.node import AsyncNode
+
+app = typer.Typer(
+    help="Share models, tensors and files between peers, without a broker.",
+    epilog="Exit codes: 0 ok, 1 unexpected, 2 usage, 3 not found, 4 unreachable, 5 integrity, "
+    "6 refused, 7 deadline, 130 interrupted.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,  # they would print local variables, and those may hold a key
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+HomeOption = Annotated[
+    Path | None,
+    typer.Option("--home", metavar="DIR", help="The node's folder [LATTICA_HOME, ~/.lattica]."),
+]
+VerboseOption = Annotated[
+    int,
+    typer.Option(
+        "--verbose", "-v", count=True, show_default=False, help="Log more; -vv everything."
+    ),
+]
+QuietOption = Annotated[
+    bool, typer.Option("--quiet", "-q", help="No talk and no progress, only data and errors.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+LinesOption = Annotated[bool, typer.Option("--json-lines", help="Print JSON events, one a line.")]
+TimeoutOption = Annotated[
+    float | None,
+    typer.Option("--timeout", metavar="SECONDS", min=0.001, help="Give up after so long."),
+]
+ListenOption = Annotated[
+    list[str] | None, typer.Option("--listen", metavar="ADDR", help="Listen here (repeatable).")
+]
+AnnounceOption = Annotated[
+    list[str] | None,
+    typer.Option("--announce", metavar="ADDR", help="Tell others this address (repeatable)."),
+]
+BootstrapOption = Annotated[
+    list[str] | None,
+    typer.Option("--bootstrap", metavar="ADDR", help="Join through this peer (repeatable)."),
+]
+MdnsOption = Annotated[
+    bool | None, typer.Option("--mdns/--no-mdns", help="Find peers on the local network.")
+]
+SwarmOption = Annotated[
+    str | None, typer.Option("--swarm", metavar="NAME", help="Whose announcements to hear.")
+]
+
+
+def _session(
+    home: Path | None,
+    verbose: int,
+    *,
+    as_json: bool = False,
+    lines: bool = False,
+    quiet: bool = False,
+    **flags: Any,
+) -> AbstractContextManager[Session]:
+    if as_json and lines:
+        raise typer.BadParameter("--json and --json-lines exclude each other")
+    face = Face.JSON if as_json else Face.JSON_LINES if lines else Face.TEXT
+    given = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in flags.items()
+    }
+    return open_session(home=home, verbose=verbose, face=face, quiet=quiet, flags=given)
+
+
+@app.command()
+def up(
+    home: HomeOption = None,
+    listen: ListenOption = None,
+    announce: AnnounceOption = None,
+    bootstrap: BootstrapOption = None,
+    mdns: MdnsOption = None,
+    swarm: SwarmOption = None,
+    lines: LinesOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = 0,
+) -> None:
+    """Run a node: serve what is shared, hear what others share."""
+    with _session(
+        home,
+        verbose,
+        lines=lines,
+        quiet=quiet,
+        listen=listen,
+        announce=announce,
+        bootstrap=bootstrap,
+        mdns=mdns,
+        swarm=swarm,
+    ) as session:
+        _serve(session, _show.node_is_up, join_swarm=True)
+
+
+@app.command()
+def bootstrap(
+    home: HomeOption = None,
+    listen: ListenOption = None,
+    announce: AnnounceOption = None,
+    bootstrap: BootstrapOption = None,
+    mdns: MdnsOption = None,
+    lines: LinesOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = 0,
+) -> None:
+    """Run a node that others join the network through.
+
+    Prints its addresses, which others give as --bootstrap.
+    """
+    with _session(
+        home,
+        verbose,
+        lines=lines,
+        quiet=quiet,
+        listen=listen,
+        announce=announce,
+        bootstrap=bootstrap,
+        mdns=mdns,
+    ) as session:
+        _serve(session, _show.bootstrap_is_up, join_swarm=False)
+
+
+@app.command()
+def share(
+    path: Annotated[
+        Path,
+        typer.Argument(
+            metavar="PATH", help="The file or directory.", show_default=False, exists=True
+        ),
+    ],
+    name: Annotated[str | None, typer.Option("--name", help="What others call it.")] = None,
+    hash_name: Annotated[
+        str, typer.Option("--hash", help="blake3 or sha2-256 (what most IPFS nodes use).")
+    ] = "blake3",
+    home: HomeOption = None,
+    listen: ListenOption = None,
+    announce: AnnounceOption = None,
+    bootstrap: BootstrapOption = None,
+    mdns: MdnsOption = None,
+    swarm: SwarmOption = None,
+    as_json: JsonOption = False,
+    lines: LinesOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = 0,
+) -> None:
+    """Share a file or directory in place.
+
+    Prints the command that gets it. The running node serves it. Where none runs, this command is
+    the node, until Ctrl-C.
+    """
+    with _session(
+        home,
+        verbose,
+        as_json=as_json,
+        lines=lines,
+        quiet=quiet,
+        listen=listen,
+        announce=announce,
+        bootstrap=bootstrap,
+        mdns=mdns,
+        swarm=swarm,
+    ) as session:
+        params = {"path": str(path.absolute()), "name": name, "hash": hash_name}
+        request = Request("share", params)
+        label = f"share {path.name}"
+        try:
+            with _show.progress(session.output, label) as update:
+                result = session.ask(request, update)
+        except NodeNotRunning:
+            pass
+        else:
+            _show.shared(session.output, result)
+            return
+
+        async def work(node: AsyncNode) -> None:
+            from ._foreground import carry_out
+
+            await node.join_swarm(session.config.text("swarm"))
+            with _show.progress(session.output, label) as update:
+                result = await carry_out(node, request, update)
+            _show.shared(session.output, result)
+            session.output.say("serving it until Ctrl-C")
+            await node.serve_forever()
+
+        _run_until_stopped(session, work)
+
+
+@app.command()
+def get(
+    ref: Annotated[
+        str, typer.Argument(metavar="REF", help="A ticket or a CID.", show_default=False)
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            "--local-dir",
+            metavar="PATH",
+            help="Where to: a new name, or a directory that is there.",
+        ),
+    ] = None,
+    from_peer: Annotated[
+        list[str] | None,
+        typer.Option("--from", metavar="ADDR", help="Ask this peer, too (repeatable)."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
+    serve: Annotated[
+        bool, typer.Option("--serve", help="Stay and serve it to others, until Ctrl-C.")
+    ] = False,
+    home: HomeOption = None,
+    listen: ListenOption = None,
+    bootstrap: BootstrapOption = None,
+    mdns: MdnsOption = None,
+    timeout: TimeoutOption = None,
+    as_json: JsonOption = False,
+    lines: LinesOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = 0,
+) -> None:
+    """Get what a peer shares, every byte verified.
+
+    Prints where it is. Interrupted, it goes on where it was when the same command is run again.
+    """
+    with _session(
+        home,
+        verbose,
+        as_json=as_json,
+        lines=lines,
+        quiet=quiet,
+        listen=listen,
+        bootstrap=bootstrap,
+        mdns=mdns,
+    ) as session:
+        request = Request(
+            "get",
+            {
+                "ref": ref,
+                "destination": str((output or Path()).absolute()),
+                "peers": list(from_peer or ()),
+                "overwrite": force,
+                "timeout": timeout,
+            },
+        )
+        try:
+            _get(session, request, label=f"get {_show.short_ref(ref)}", serve=serve)
+        except KeyboardInterrupt:
+            _say_how_to_resume(session.output)
+            raise SystemExit(EXIT_INTERRUPTED) from None
+
+
+def _get(session: Session, request: Request, *, label: str, serve: bool) -> None:
+    try:
+        with _show.progress(session.output, label) as update:
+            result = session.ask(request, update)
+    except NodeNotRunning:
+        pass
+    else:
+        _show.fetched(session.output, result)
+        return
+
+    done = False
+
+    async def work(node: AsyncNode) -> None:
+        nonlocal done
+        from ._foreground import carry_out
+
+        with _show.progress(session.output, label) as update:
+            result = await carry_out(node, request, update)
+        done = True
+        _show.fetched(session.output, result)
+        if serve:
+            session.output.say("serving it until Ctrl-C")
+            await node.serve_forever()
+        else:
+            await node.wait_unused()  # by another command that found this node running
+
+    from ._foreground import Interrupted, run_node
+
+    try:
+        run_node({**session.node_options, "dht_server": serve}, work)
+    except Interrupted:
+        if not done:
+            raise KeyboardInterrupt from None
+
+
+@app.command("id")
+def show_id(
+    home: HomeOption = None, as_json: JsonOption = False, verbose: VerboseOption = 0
+) -> None:
+    """Print this node's peer ID and addresses."""
+    with _session(home, verbose, as_json=as_json) as session:
+        try:
+            status = session.ask(Request("status"))
+        except NodeNotRunning:
+            from lattica.identity import Identity
+
+            identity = Identity.load_or_create(session.home.key)
+            status = {"peer": str(identity.peer_id), "addresses": [], "running": False}
+        else:
+            status["running"] = True
+        _show.status(session.output, status)
+
+
+@app.command()
+def peers(
+    home: HomeOption = None,
+    swarm: Annotated[
+        bool, typer.Option("--shares", help="What peers have announced instead.")
+    ] = False,
+    as_json: JsonOption = False,
+    verbose: VerboseOption = 0,
+) -> None:
+    """List the connected peers."""
+    with _session(home, verbose, as_json=as_json) as session:
+        if swarm:
+            _show.announcements(session.output, session.ask(Request("swarm")))
+        else:
+            _show.peers(session.output, session.ask(Request("peers")))
+
+
+@app.command()
+def ping(
+    peer: Annotated[
+        str, typer.Argument(metavar="PEER", help="A peer ID or an address.", show_default=False)
+    ],
+    count: Annotated[int, typer.Option("--count", "-c", min=1, help="How often.")] = 3,
+    home: HomeOption = None,
+    timeout: TimeoutOption = 30.0,
+    as_json: JsonOption = False,
+    verbose: VerboseOption = 0,
+) -> None:
+    """Measure the way to a peer and back."""
+    with _session(home, verbose, as_json=as_json) as session:
+        params = {"peer": peer, "count": count, "timeout": timeout}
+        _show.pong(session.output, session.ask(Request("ping", params)))
+
+
+@app.command()
+def ls(home: HomeOption = None, as_json: JsonOption = False, verbose: VerboseOption = 0) -> None:
+    """List the objects that are shared."""
+    with _session(home, verbose, as_json=as_json) as session:
+        _show.objects(session.output, session.ask(Request("ls")))
+
+
+@app.command()
+def verify(
+    ref: Annotated[
+        str, typer.Argument(metavar="REF", help="A ticket or a CID.", show_default=False)
+    ],
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = 0,
+) -> None:
+    """Hash what is on disk again; list what no longer matches."""
+    with _session(home, verbose, as_json=as_json, quiet=quiet) as session:
+        with _show.progress(session.output, f"verify {_show.short_ref(ref)}") as update:
+            found = session.ask(Request("verify", {"ref": ref}), update)
+        _show.verification(session.output, found)
+        if found["damaged_count"]:
+            raise SystemExit(5)
+
+
+@app.command("config")
+def show_config(
+    home: HomeOption = None, as_json: JsonOption = False, verbose: VerboseOption = 0
+) -> None:
+    """Print every setting and where it comes from."""
+    with _session(home, verbose, as_json=as_json) as session:
+        _show.settings(session.output, session.config)
+
+
+def _serve(
+    session: Session, announce: Callable[[Output, dict[str, Any]], None], *, join_swarm: bool
+) -> None:
+    async def work(node: AsyncNode) -> None:
+        if join_swarm:
+            await node.join_swarm(session.config.text("swarm"))
+        announce(session.output, node.status().to_json())
+        await node.serve_forever()
+
+    _run_until_stopped(session, work)
+
+
+def _run_until_stopped(session: Session, work: Callable[[AsyncNode], Awaitable[None]]) -> None:
+    from ._foreground import Interrupted, run_node
+
+    try:
+        run_node(session.node_options, work)
+    except Interrupted:
+        session.output.say("stopped")
+
+
+def _say_how_to_resume(output: Output) -> None:
+    command = shlex.join(["lattica", *sys.argv[1:]])
+    output.event("interrupted", {"resume": command})
+    output.say(f"interrupted; what came is kept, and this goes on with it:\n  {command}")
+
+
+def run() -> None:
+    """Run the command line and exit."""
+    app(prog_name="lattica")

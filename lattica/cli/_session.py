@@ -1,0 +1,108 @@
+"""One command's run: its settings, its output, and the node that does the work.
+
+There is one rule for all: the node that runs on this home does it; where none runs, `share` and
+`get` bring their own, and the others say so.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lattica import config
+from lattica._control import NodeNotRunning, connect, describe
+from lattica._home import Home
+from lattica.errors import LatticaError
+
+from ._output import Face, Output
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from lattica._control import Request
+
+EXIT_INTERRUPTED = 130
+
+
+class Session:
+    """What every command needs. Made by `open_session`."""
+
+    def __init__(self, settings: config.Config, output: Output) -> None:
+        self.config, self.output = settings, output
+
+    @property
+    def home(self) -> Home:
+        """The home that the command is about."""
+        return Home(self.config.home)
+
+    @property
+    def node_options(self) -> dict[str, Any]:
+        """What `open_node` takes, for a command that brings its own node."""
+        return {
+            "home": self.config.home,
+            "listen": self.config.texts("listen"),
+            "announce": self.config.texts("announce"),
+            "bootstrap": self.config.texts("bootstrap"),
+            "mdns": self.config.flag("mdns"),
+        }
+
+    def ask(
+        self, request: Request, on_progress: Callable[[dict[str, Any]], object] | None = None
+    ) -> Any:
+        """Have the running node do it. Raises NodeNotRunning, and what the node answers."""
+        with connect(self.home) as client:
+            if client is None:
+                raise NodeNotRunning(f"no node runs on {self.home.path}")
+            return client.call(request, on_progress)
+
+
+@contextmanager
+def open_session(
+    *,
+    home: Path | None,
+    verbose: int,
+    face: Face,
+    quiet: bool,
+    flags: Mapping[str, config.Value | None],
+) -> Iterator[Session]:
+    """Read the settings, set up the log, and turn every error into its message and exit status."""
+    output = Output(face, quiet=quiet)
+    try:
+        given: dict[str, config.Value | None] = {name: flags[name] for name in flags}
+        given["home"] = None if home is None else str(home)
+        if verbose:
+            given["log"] = "info" if verbose == 1 else "debug"
+        settings = config.load(os.environ, given, user_home=Path.home())
+        _set_up_log(config.parse_log(settings.text("log")))
+        yield Session(settings, output)
+    except LatticaError as error:
+        report = describe(error)
+        output.error(report)
+        raise SystemExit(int(report["exit_code"])) from None
+    except KeyboardInterrupt:
+        raise SystemExit(EXIT_INTERRUPTED) from None
+    except BrokenPipeError:
+        # Whoever read our output has seen enough; Python would complain once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
+    except Exception as error:
+        logging.getLogger(__name__).debug("the traceback", exc_info=True)
+        bug = LatticaError(f"{type(error).__name__}: {error}")
+        bug.hint = "this is a bug: run again with -vv and report what it prints"
+        output.error(describe(bug))
+        raise SystemExit(1) from None
+
+
+def _set_up_log(levels: Mapping[str, str]) -> None:
+    logging.basicConfig(
+        format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
+        datefmt="%H:%M:%S",
+        level=logging.WARNING,
+    )
+    for layer, level in levels.items():
+        name = f"lattica.{layer}" if layer else "lattica"
+        logging.getLogger(name).setLevel(level.upper())

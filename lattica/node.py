@@ -1,0 +1,459 @@
+"""The node: everything below, wired. `async with lattica.open_node() as node`.
+
+A node owns a home (key, store), listens, joins the DHT through its bootstrap peers, serves what it
+shares, and offers the control socket by which commands use it. The methods hold no protocol; they
+name the parts that do, in the order in which the data flows:
+
+    share   models cuts the file > content hashes it > the store keeps the index > the DHT is told
+    get     ticket or CID > peers from the ticket and the DHT > exchange fetches > the DHT is told
+
+Every method that waits takes `timeout` in seconds (DeadlineExceeded) and may be cancelled: a share
+then is not shared, and a get leaves a part file that the next get of the same object resumes.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import trio
+
+from lattica import _requests, config
+from lattica._control_server import open_control
+from lattica._home import open_home
+from lattica._listen import default_addresses, remember
+from lattica._nursery import private_nursery
+from lattica._reference import destination_of, read_reference, source_of
+from lattica._report import report_fetch, reporter
+from lattica._swarm import Swarms
+from lattica.cid import CID, HashFunction
+from lattica.content import ObjectState, Store, build_in_thread, open_exchange
+from lattica.dht import open_dht
+from lattica.errors import DeadlineExceeded, LatticaError, NotFound
+from lattica.identity import Identity, PeerId
+from lattica.models import cut_file
+from lattica.pubsub import open_pubsub
+from lattica.results import (
+    Damaged,
+    Fetched,
+    Peer,
+    Phase,
+    Pong,
+    Share,
+    SharedObject,
+    Source,
+    Status,
+    Verification,
+)
+from lattica.ticket import Ticket, fitting, is_plain_name
+from lattica.transport import Multiaddr, PeerInfo, open_mesh
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+    from contextlib import AbstractAsyncContextManager
+
+    from lattica._control_server import ControlServer
+    from lattica._home import Home
+    from lattica.codec import Value
+    from lattica.content import Exchange, StoredObject
+    from lattica.dht import Dht
+    from lattica.pubsub import Pubsub, Subscription
+    from lattica.results import Announcement, ProgressCallback
+    from lattica.transport import Connection, Mesh, Transport
+
+logger = logging.getLogger(__name__)
+
+VERSION = version("lattica-mesh")
+_LOOKUP_PAUSES_S = (0.5, 1.0, 2.0, 4.0, 8.0)  # between lookups of providers; then the last again
+
+
+class ObjectNotHere(NotFound):
+    """This node does not hold the object."""
+
+    code = "not-here"
+    hint = "`lattica ls` lists what this node holds"
+
+
+@asynccontextmanager
+async def open_node(
+    home: Path | str | None = None,
+    *,
+    listen: Sequence[Multiaddr | str] | None = None,
+    announce: Sequence[Multiaddr | str] | None = None,
+    bootstrap: Sequence[Multiaddr | str] | None = None,
+    mdns: bool | None = None,
+    transports: Sequence[Transport] | None = None,
+    dht_server: bool = True,
+) -> AsyncIterator[AsyncNode]:
+    """Run a node until the block ends.
+
+    What is None comes from the environment (`LATTICA_LISTEN`, …), else from `lattica.toml` in the
+    home, else from the defaults: `lattica.config` says which settings there are.
+
+    Args:
+        home: the folder with the key and the store; made on first use. One node at a time.
+        listen: addresses to listen on. Default: every interface, the port of last time.
+        announce: addresses to tell others, instead of those found.
+        bootstrap: addresses, with `/p2p/…`, of peers to join the network through.
+        mdns: find peers on the local network.
+        transports: what links are made of; TCP by default, memory in tests.
+        dht_server: answer the DHT's questions; False for a visit of a few seconds.
+
+    Raises:
+        HomeInUse: another node runs on this home.
+        InvalidInput: a setting, an address or the key file is wrong, or a port is taken.
+    """
+    given: dict[str, config.Value | None] = {
+        "home": None if home is None else str(home),
+        "listen": _texts(listen),
+        "announce": _texts(announce),
+        "bootstrap": _texts(bootstrap),
+        "mdns": mdns,
+    }
+    settings = config.load(os.environ, given, user_home=Path.home())
+    bootstrap_peers = _addresses(settings.texts("bootstrap"))
+    with open_home(settings.home) as owned:
+        identity = await trio.to_thread.run_sync(Identity.load_or_create, owned.key)
+        listening = _addresses(settings.texts("listen")) or default_addresses(owned)
+        with await trio.to_thread.run_sync(Store.open, owned.store) as store:
+            async with (
+                open_mesh(
+                    identity,
+                    listen=listening,
+                    announce=_addresses(settings.texts("announce")),
+                    transports=transports,
+                ) as mesh,
+                open_dht(mesh, server=dht_server, bootstrap=bootstrap_peers) as dht,
+                open_pubsub(mesh) as pubsub,
+                open_exchange(mesh, store) as exchange,
+                private_nursery() as nursery,
+            ):
+                remember(owned, mesh.listen_addresses)
+                node = AsyncNode(owned, mesh, dht, pubsub, store, exchange, nursery)
+                dht.keep_providing(await trio.to_thread.run_sync(list, store.provided()))
+                async with open_control(owned.control, partial(_requests.handle, node)) as control:
+                    node._control = control
+                    yield node
+                nursery.cancel_scope.cancel()
+
+
+class AsyncNode:
+    """A running node. Made by `open_node`; lives as long as its block.
+
+    Attributes:
+        mesh: connections and streams.
+        dht: who has what.
+        pubsub: messages to everyone.
+        store: what this node holds.
+        exchange: the transfer of content.
+    """
+
+    def __init__(
+        self,
+        home: Home,
+        mesh: Mesh,
+        dht: Dht,
+        pubsub: Pubsub,
+        store: Store,
+        exchange: Exchange,
+        nursery: trio.Nursery,
+    ) -> None:
+        self.mesh, self.dht, self.pubsub = mesh, dht, pubsub
+        self.store, self.exchange = store, exchange
+        self._home = home
+        self._swarms = Swarms(mesh.peer_id, pubsub, self._complete_objects, nursery)
+        self._started = trio.current_time()
+        self._control: ControlServer
+
+    # who and where
+
+    @property
+    def id(self) -> PeerId:
+        """The name of this node."""
+        return self.mesh.peer_id
+
+    @property
+    def home(self) -> Path:
+        """The folder that this node owns."""
+        return self._home.path
+
+    @property
+    def addresses(self) -> list[Multiaddr]:
+        """Where others reach this node, each ending in `/p2p/<id>`, best first."""
+        return [address.with_peer(self.id) for address in self.mesh.addresses]
+
+    def status(self) -> Status:
+        """Say who this node is and how it does."""
+        uptime = trio.current_time() - self._started
+        connections = len(self.mesh.connections())
+        return Status(self.id, tuple(self.addresses), self.home, VERSION, connections, uptime)
+
+    def peers(self) -> list[Peer]:
+        """Return the connections, the oldest first."""
+        now = trio.current_time()
+        connections = sorted(self.mesh.connections(), key=lambda link: link.opened_at)
+        return [
+            Peer(
+                peer=link.peer,
+                address=link.remote_address,
+                inbound=link.inbound,
+                security=link.security,
+                agent=self.mesh.book.agent(link.peer) or "",
+                rtt_ms=None if link.rtt is None else link.rtt * 1000,
+                connected_s=now - link.opened_at,
+            )
+            for link in connections
+        ]
+
+    async def ping(
+        self, peer: PeerId | Multiaddr | str, *, count: int = 3, timeout: float | None = None
+    ) -> Pong:
+        """Measure `count` round trips to a peer, found by its ID or at an address.
+
+        Raises:
+            Unreachable: it cannot be connected to, or is not known.
+        """
+        with _deadline(timeout, f"ping {peer}"):
+            connection = await self._connect(peer)
+            trips = [await self.mesh.ping(connection.peer) * 1000 for _ in range(count)]
+            return Pong(connection.peer, connection.remote_address, tuple(trips))
+
+    async def serve_forever(self) -> None:
+        """Do nothing, while the node serves, until cancelled."""
+        await trio.sleep_forever()
+
+    async def wait_unused(self) -> None:
+        """Wait until no command uses this node over its control socket."""
+        await self._control.wait_idle()
+
+    # content
+
+    async def share(
+        self,
+        path: Path | str,
+        *,
+        name: str | None = None,
+        hash_function: HashFunction = HashFunction.BLAKE3,
+        progress: ProgressCallback | None = None,
+        timeout: float | None = None,
+    ) -> Share:
+        """Share a file or directory in place: hash it, serve it, tell the DHT.
+
+        Nothing is copied. When a file changes, the node stops serving what no longer matches.
+
+        Raises:
+            InvalidInput: there is nothing at `path` that can be shared.
+            SourceChanged: it changed while it was hashed.
+        """
+        with _deadline(timeout, f"share {path}"):
+            started = trio.current_time()
+            path, total = await trio.to_thread.run_sync(source_of, path)
+            built = await build_in_thread(
+                path,
+                segments=cut_file,
+                hash_function=hash_function,
+                progress=reporter(progress, Phase.HASH, total),
+            )
+            stored = await trio.to_thread.run_sync(partial(self.store.add, built, name=name))
+            seconds = trio.current_time() - started
+        segments = [segment for file in built.files for segment in file.segments]
+        named = [segment.root.multihash for segment in segments if segment.name]
+        self.dht.keep_providing([stored.root.multihash, *named])
+        await self._swarms.announce(stored)
+        return Share(
+            cid=stored.root,
+            ticket=self.ticket(stored),
+            name=stored.name,
+            path=stored.path,
+            kind=stored.kind,
+            size=stored.size,
+            segments=len(segments),
+            seconds=seconds,
+        )
+
+    def ticket(self, stored: StoredObject) -> Ticket:
+        """Return the ticket by which others get an object from this node."""
+        options: dict[str, Value] = {"size": stored.size}
+        if is_plain_name(stored.name):
+            options["name"] = stored.name
+        return fitting(stored.root, self.id, self.mesh.addresses, options)
+
+    async def get(
+        self,
+        ref: Ticket | CID | str,
+        destination: Path | str | None = None,
+        *,
+        peers: Sequence[Multiaddr | str] = (),
+        overwrite: bool = False,
+        progress: ProgressCallback | None = None,
+        timeout: float | None = None,
+    ) -> Fetched:
+        """Fetch an object, verified leaf by leaf, into `destination`; from then on, serve it.
+
+        Cancelled or failed, a part file stays beside `destination`; the same call resumes it.
+
+        Args:
+            ref: a ticket or a CID.
+            destination: the file or directory to make; an existing directory gets it inside.
+                Default: the current directory, under the name that the ticket gives.
+            peers: addresses of peers to ask beside those that are found.
+            overwrite: replace what stands at `destination`.
+            progress: called with `Progress` a few times a second.
+            timeout: seconds for all of it.
+
+        Raises:
+            NoProvider: nobody was found who has it.
+            Unreachable: those found could not be reached, or were lost.
+            IntegrityError: only peers that sent wrong bytes are left to ask.
+            InvalidInput: `ref` is neither, or something else stands at `destination`.
+        """
+        cid, ticket = read_reference(ref)
+        with _deadline(timeout, f"get {cid}"):
+            started = trio.current_time()
+            known = [PeerInfo(ticket.peer, ticket.addresses)] if ticket else []
+            known += [await self._peer_at(peer) for peer in peers]
+            path, name = await trio.to_thread.run_sync(destination_of, destination, cid, ticket)
+            sender, found = trio.open_memory_channel[PeerInfo](0)
+            async with private_nursery() as nursery:
+                nursery.start_soon(self._look_for_providers, cid, sender)
+                fetched = await self.exchange.fetch(
+                    cid,
+                    path,
+                    providers=known,
+                    more=found,
+                    overwrite=overwrite,
+                    name=name,
+                    segments=cut_file,
+                    progress=report_fetch(progress),
+                )
+                nursery.cancel_scope.cancel()
+        self.dht.keep_providing([cid.multihash])
+        return Fetched(
+            cid=cid,
+            path=fetched.stored.path,
+            name=fetched.stored.name,
+            kind=fetched.stored.kind,
+            size=fetched.stored.size,
+            received_bytes=fetched.received_bytes,
+            seconds=trio.current_time() - started,
+            sources=tuple(Source(peer, count) for peer, count in fetched.sources.items()),
+            bad_leaves=len(fetched.bad_leaves),
+        )
+
+    def objects(self) -> list[SharedObject]:
+        """Return what this node holds, oldest first."""
+        return [
+            SharedObject(
+                cid=stored.root,
+                name=stored.name,
+                path=stored.path,
+                kind=stored.kind,
+                size=stored.size,
+                state=stored.state,
+                added=stored.added,
+            )
+            for stored in self.store.objects()
+        ]
+
+    async def verify(
+        self,
+        ref: Ticket | CID | str,
+        *,
+        progress: ProgressCallback | None = None,
+        timeout: float | None = None,
+    ) -> Verification:
+        """Hash an object on disk again.
+
+        Raises:
+            ObjectNotHere: this node does not hold it.
+        """
+        cid, _ = read_reference(ref)
+        stored = self.store.object(cid)
+        if stored is None:
+            raise ObjectNotHere(f"this node does not hold {cid}", cid=cid)
+        with _deadline(timeout, f"verify {cid}"):
+            count = reporter(progress, Phase.VERIFY, stored.size)
+            report = await trio.to_thread.run_sync(
+                self.store.verify, cid, lambda size: trio.from_thread.run_sync(count, size)
+            )
+        damaged = tuple(
+            Damaged(item.cid, item.path, item.offset, item.length, item.reason)
+            for item in report.damaged
+        )
+        return Verification(cid, report.checked_bytes, report.damaged_count, damaged)
+
+    # messages
+
+    def subscribe(self, topic: str) -> AbstractAsyncContextManager[Subscription]:
+        """Subscribe to a topic: `async with node.subscribe(t) as s: async for message in s`."""
+        return self.pubsub.subscribe(topic)
+
+    async def publish(self, topic: str, data: bytes) -> int:
+        """Send a signed message to all who subscribe to `topic`; returns how many it goes to first.
+
+        Raises:
+            MessageTooLarge: share the data and publish its CID instead.
+        """
+        return await self.pubsub.publish(topic, data)
+
+    async def join_swarm(self, name: str) -> None:
+        """Announce what is shared to a swarm, and hear its announcements. Raises InvalidInput."""
+        await self._swarms.join(name)
+
+    def announcements(self) -> list[Announcement]:
+        """Return what peers of the joined swarms announced, newest last."""
+        return self._swarms.heard.all()
+
+    # behind
+
+    def _complete_objects(self) -> list[StoredObject]:
+        return [item for item in self.store.objects() if item.state is ObjectState.COMPLETE]
+
+    async def _connect(self, peer: PeerId | Multiaddr | str) -> Connection:
+        if isinstance(peer, Multiaddr) or (isinstance(peer, str) and peer.startswith("/")):
+            return await self.mesh.dial(Multiaddr.parse(str(peer)))
+        wanted = PeerId.parse(peer) if isinstance(peer, str) else peer
+        connection = self.mesh.connected(wanted)
+        if connection is not None:
+            return connection
+        info = await self.dht.find_peer(wanted)
+        return await self.mesh.connect(wanted, info.addresses if info else ())
+
+    async def _peer_at(self, address: Multiaddr | str) -> PeerInfo:
+        parsed = Multiaddr.parse(str(address))
+        if parsed.peer_id is not None:
+            return PeerInfo(parsed.peer_id, (parsed.without_peer(),))
+        return PeerInfo((await self.mesh.dial(parsed)).peer, (parsed,))
+
+    async def _look_for_providers(self, cid: CID, sender: trio.MemorySendChannel[PeerInfo]) -> None:
+        """Ask the DHT again and again: it may not be joined yet, and providers come and go."""
+        pauses = iter(_LOOKUP_PAUSES_S)
+        while True:
+            try:
+                async for info in self.dht.find_providers(cid.multihash):
+                    if info.peer != self.id:
+                        await sender.send(info)
+            except LatticaError as error:
+                logger.info("looking for providers of %s: %s", cid, error)
+            await trio.sleep(next(pauses, _LOOKUP_PAUSES_S[-1]))
+
+
+@contextmanager
+def _deadline(seconds: float | None, what: str) -> Iterator[None]:
+    with trio.move_on_after(float("inf") if seconds is None else seconds) as scope:
+        yield
+    if scope.cancelled_caught:
+        raise DeadlineExceeded(f"{what}: not done within {seconds:g} s")
+
+
+def _texts(addresses: Sequence[Multiaddr | str] | None) -> tuple[str, ...] | None:
+    return None if addresses is None else tuple(str(address) for address in addresses)
+
+
+def _addresses(texts: Iterable[str]) -> list[Multiaddr]:
+    return [Multiaddr.parse(text) for text in texts]

@@ -1,0 +1,344 @@
+"""The node for programs that do not use Trio: `with lattica.Node() as node`.
+
+The node runs in a thread of its own, with its own event loop. Each method here is the method of
+the same name of `AsyncNode`: it hands the call over, waits, and gives back what came of it. Ctrl-C
+while waiting cancels the call over there, too. Progress callbacks run in the node's thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from concurrent.futures import Future
+from functools import partial
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+import trio
+
+from lattica._nursery import private_nursery
+from lattica._progress import ProgressDisplay
+from lattica.errors import InvalidInput
+from lattica.node import AsyncNode, open_node
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from lattica.cid import CID, HashFunction
+    from lattica.identity import PeerId
+    from lattica.pubsub import Message, Subscription
+    from lattica.results import (
+        Announcement,
+        Fetched,
+        Peer,
+        Pong,
+        Progress,
+        ProgressCallback,
+        Share,
+        SharedObject,
+        Status,
+        Verification,
+    )
+    from lattica.ticket import Ticket
+    from lattica.transport import Multiaddr
+
+_T = TypeVar("_T")
+
+
+class InsideEventLoop(InvalidInput):
+    """The blocking API was used where it would block an event loop."""
+
+    code = "inside-event-loop"
+    hint = "use `async with lattica.open_node(...) as node` there: it has the same methods"
+
+
+class NodeClosed(InvalidInput):
+    """The node is not running: its block has not begun, or has ended."""
+
+    code = "node-closed"
+    hint = "use the node inside `with lattica.Node(...) as node:`"
+
+
+class Node:
+    """A node in a thread of its own. Takes what `open_node` takes; use it with `with`.
+
+    Where a method takes `progress`, it is a callable, or True for a display on stderr.
+    """
+
+    def __init__(self, home: Path | str | None = None, **options: Any) -> None:
+        self._open = partial(open_node, home, **options)
+        self._thread: threading.Thread | None = None
+        self._calls: _Calls | None = None
+
+    def __enter__(self) -> Self:
+        _refuse_inside_event_loop()
+        ready: Future[_Calls] = Future()
+        self._thread = threading.Thread(target=self._run, args=(ready,), name="lattica-node")
+        self._thread.start()
+        try:
+            self._calls = ready.result()
+        except BaseException:
+            self._thread.join()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        calls, self._calls = self._calls, None
+        if calls is not None and self._thread is not None:
+            calls.stop()
+            self._thread.join()
+
+    def _run(self, ready: Future[_Calls]) -> None:
+        try:
+            trio.run(self._serve, ready)
+        except BaseException as error:
+            if ready.done():
+                raise
+            ready.set_exception(error)
+
+    async def _serve(self, ready: Future[_Calls]) -> None:
+        async with self._open() as node, private_nursery() as nursery:
+            calls = _Calls(node, nursery)
+            ready.set_result(calls)
+            await calls.stopped.wait()
+            nursery.cancel_scope.cancel()
+
+    def _call(self, function: Callable[[AsyncNode], Awaitable[_T]]) -> _T:
+        _refuse_inside_event_loop()
+        if self._calls is None:
+            raise NodeClosed("the node is not running")
+        return self._calls.call(function)
+
+    def _now(self, function: Callable[[AsyncNode], _T]) -> _T:
+        async def call(node: AsyncNode) -> _T:
+            return function(node)
+
+        return self._call(call)
+
+    # the methods of AsyncNode
+
+    @property
+    def id(self) -> PeerId:
+        """The name of this node."""
+        return self._now(lambda node: node.id)
+
+    @property
+    def home(self) -> Path:
+        """The folder that this node owns."""
+        return self._now(lambda node: node.home)
+
+    @property
+    def addresses(self) -> list[Multiaddr]:
+        """Where others reach this node, each ending in `/p2p/<id>`, best first."""
+        return self._now(lambda node: node.addresses)
+
+    def status(self) -> Status:
+        """Say who this node is and how it does."""
+        return self._now(lambda node: node.status())
+
+    def peers(self) -> list[Peer]:
+        """Return the connections, the oldest first."""
+        return self._now(lambda node: node.peers())
+
+    def ping(
+        self, peer: PeerId | Multiaddr | str, *, count: int = 3, timeout: float | None = None
+    ) -> Pong:
+        """Measure round trips to a peer; see `AsyncNode.ping`."""
+        return self._call(lambda node: node.ping(peer, count=count, timeout=timeout))
+
+    def share(
+        self,
+        path: Path | str,
+        *,
+        name: str | None = None,
+        hash_function: HashFunction | None = None,
+        progress: ProgressCallback | bool | None = None,
+        timeout: float | None = None,
+    ) -> Share:
+        """Share a file or directory in place; see `AsyncNode.share`."""
+        options = {} if hash_function is None else {"hash_function": hash_function}
+        with _progress(progress, f"share {path}") as callback:
+            return self._call(
+                lambda node: node.share(
+                    path, name=name, progress=callback, timeout=timeout, **options
+                )
+            )
+
+    def get(
+        self,
+        ref: Ticket | CID | str,
+        destination: Path | str | None = None,
+        *,
+        peers: Sequence[Multiaddr | str] = (),
+        overwrite: bool = False,
+        progress: ProgressCallback | bool | None = None,
+        timeout: float | None = None,
+    ) -> Fetched:
+        """Fetch an object, verified leaf by leaf; see `AsyncNode.get`."""
+        with _progress(progress, "get") as callback:
+            return self._call(
+                lambda node: node.get(
+                    ref,
+                    destination,
+                    peers=peers,
+                    overwrite=overwrite,
+                    progress=callback,
+                    timeout=timeout,
+                )
+            )
+
+    def objects(self) -> list[SharedObject]:
+        """Return what this node holds, oldest first."""
+        return self._now(lambda node: node.objects())
+
+    def verify(
+        self,
+        ref: Ticket | CID | str,
+        *,
+        progress: ProgressCallback | bool | None = None,
+        timeout: float | None = None,
+    ) -> Verification:
+        """Hash an object on disk again; see `AsyncNode.verify`."""
+        with _progress(progress, "verify") as callback:
+            return self._call(lambda node: node.verify(ref, progress=callback, timeout=timeout))
+
+    @contextlib.contextmanager
+    def subscribe(self, topic: str) -> Iterator[Iterator[Message]]:
+        """Subscribe to a topic: `with node.subscribe(t) as messages: for message in messages`."""
+        opened: Future[Subscription] = Future()
+        done = trio.Event()
+
+        async def hold(node: AsyncNode) -> None:
+            async with node.subscribe(topic) as subscription:
+                opened.set_result(subscription)
+                await done.wait()
+
+        if self._calls is None:
+            raise NodeClosed("the node is not running")
+        held = self._calls.start(hold)
+        held.add_done_callback(lambda ended: _pass_on_error(ended, opened))
+        subscription = opened.result()
+        try:
+            yield self._messages(subscription)
+        finally:
+            self._now(lambda _node: done.set())
+            held.result()
+
+    def _messages(self, subscription: Subscription) -> Iterator[Message]:
+        async def following(_node: AsyncNode) -> Message:
+            return await anext(subscription)
+
+        while True:
+            try:
+                yield self._call(following)
+            except StopAsyncIteration:
+                return
+
+    def publish(self, topic: str, data: bytes) -> int:
+        """Send a signed message to all who subscribe to `topic`; see `AsyncNode.publish`."""
+        return self._call(lambda node: node.publish(topic, data))
+
+    def join_swarm(self, name: str) -> None:
+        """Announce what is shared to a swarm, and hear its announcements."""
+        self._call(lambda node: node.join_swarm(name))
+
+    def announcements(self) -> list[Announcement]:
+        """Return what peers of the joined swarms announced, newest last."""
+        return self._now(lambda node: node.announcements())
+
+    def serve_forever(self) -> None:
+        """Serve until Ctrl-C, which ends the call without an error."""
+        with contextlib.suppress(KeyboardInterrupt):
+            self._call(lambda node: node.serve_forever())
+
+
+class _Calls:
+    """Hands calls from other threads to the node's loop."""
+
+    def __init__(self, node: AsyncNode, nursery: trio.Nursery) -> None:
+        self._node, self._nursery = node, nursery
+        self._token = trio.lowlevel.current_trio_token()
+        self.stopped = trio.Event()
+
+    def call(self, function: Callable[[AsyncNode], Awaitable[_T]]) -> _T:
+        scope = trio.CancelScope()
+        outcome = self.start(function, scope)
+        try:
+            return outcome.result()
+        except BaseException:
+            # Ctrl-C: the call over there must not go on unseen, and has to end before we do.
+            if not outcome.done():
+                self._token.run_sync_soon(scope.cancel)
+                with contextlib.suppress(BaseException):
+                    outcome.result()
+            raise
+
+    def start(
+        self, function: Callable[[AsyncNode], Awaitable[_T]], scope: trio.CancelScope | None = None
+    ) -> Future[_T]:
+        outcome: Future[_T] = Future()
+        within = scope or trio.CancelScope()
+
+        def begin() -> None:
+            self._nursery.start_soon(self._carry_out, function, within, outcome)
+
+        try:
+            self._token.run_sync_soon(begin)
+        except trio.RunFinishedError:
+            raise NodeClosed("the node has stopped") from None
+        return outcome
+
+    async def _carry_out(
+        self,
+        function: Callable[[AsyncNode], Awaitable[_T]],
+        scope: trio.CancelScope,
+        outcome: Future[_T],
+    ) -> None:
+        try:
+            with scope:
+                outcome.set_result(await function(self._node))
+        except BaseException as error:
+            if isinstance(error, trio.Cancelled):
+                outcome.set_exception(NodeClosed("the node stopped before the call was done"))
+                raise
+            outcome.set_exception(error)
+            if not isinstance(error, Exception):
+                raise
+        else:
+            if not outcome.done():
+                outcome.set_exception(NodeClosed("the call was cancelled"))
+
+    def stop(self) -> None:
+        with contextlib.suppress(trio.RunFinishedError):
+            self._token.run_sync_soon(self.stopped.set)
+
+
+def _pass_on_error(ended: Future[None], waiting: Future[Any]) -> None:
+    if not waiting.done():
+        waiting.set_exception(ended.exception() or NodeClosed("the node has stopped"))
+
+
+@contextlib.contextmanager
+def _progress(
+    progress: ProgressCallback | bool | None, label: str
+) -> Iterator[ProgressCallback | None]:
+    if progress is not True:
+        yield progress or None
+        return
+    with ProgressDisplay(label) as display:
+
+        def show(report: Progress) -> None:
+            display.update(report.to_json())
+
+        yield show
+
+
+def _refuse_inside_event_loop() -> None:
+    """Blocking here would stop every task of the caller's loop."""
+    import asyncio
+
+    with contextlib.suppress(RuntimeError):
+        asyncio.get_running_loop()
+        raise InsideEventLoop("lattica.Node blocks, and an asyncio loop runs in this thread")
+    if trio.lowlevel.in_trio_run():
+        raise InsideEventLoop("lattica.Node blocks, and a Trio loop runs in this thread")
