@@ -132,7 +132,7 @@ class Lookup:
     Args:
         key: a peer ID or multihash, in bytes.
         local: ourselves; never a candidate.
-        seeds: the contacts to start from, in any order.
+        seeds: the contacts to start from, in any order; `seed` adds more.
         now: the time, in seconds, as in all methods.
         k: how many nearest peers have to answer.
         parallelism: requests in flight.
@@ -145,7 +145,7 @@ class Lookup:
         key: bytes,
         *,
         local: PeerId,
-        seeds: Iterable[PeerInfo],
+        seeds: Iterable[PeerInfo] = (),
         now: float,
         k: int = K,
         parallelism: int = PARALLELISM,
@@ -167,8 +167,12 @@ class Lookup:
         self._wanted = wanted
         self._found: dict[PeerId, PeerInfo] = {}
         self._surplus: dict[PeerId, PeerInfo] = {}
-        for seed in seeds:
-            self._consider(seed, hops=1)
+        self.seed(seeds)
+
+    def seed(self, seeds: Iterable[PeerInfo]) -> None:
+        """Start from these peers as well."""
+        for info in seeds:
+            self._consider(info, hops=1)
 
     @property
     def finished(self) -> bool:

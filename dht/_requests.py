@@ -18,7 +18,7 @@ import trio
 
 from lattica.errors import Unreachable
 
-from ._messages import MAX_MESSAGE, Message, MessageError, decode, encode, frame
+from ._messages import MAX_MESSAGE, Message, MessageError, decode, encode
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -67,10 +67,11 @@ class Requester:
         stream = await self._mesh.open_stream(peer.peer, self._protocol, addresses=peer.addresses)
         return await self._exchange(stream, encoded, request)
 
-    async def tell(self, peer: PeerInfo, messages: Iterable[Message]) -> None:
+    async def tell(self, peer: PeerInfo, frames: Iterable[bytes]) -> None:
         """Send messages that have no answer; returns when the peer has taken them all.
 
-        Cancelled, the peer has taken the first few, or none.
+        `frames` are messages with their lengths (`_messages.frame`), so that one encoding serves
+        all the peers that are told the same. Cancelled, the peer has taken the first few, or none.
 
         Raises:
             Unreachable: no connection to the peer, or it was lost.
@@ -78,7 +79,7 @@ class Requester:
         """
         stream = await self._mesh.open_stream(peer.peer, self._protocol, addresses=peer.addresses)
         try:
-            for batch in _batches(messages):
+            for batch in _batches(frames):
                 await stream.send_all(batch)
             await stream.send_eof()
             with trio.move_on_after(FAREWELL_SECONDS):
@@ -114,15 +115,7 @@ class Requester:
     async def _exchange(self, stream: Stream, encoded: bytes, request: Message) -> Message:
         try:
             await stream.send_message(encoded)
-            data = await stream.receive_message(MAX_MESSAGE)
-            if data is None:
-                raise NoAnswer(f"{stream.peer} ended the stream", peer=stream.peer)
-            answer = decode(data)
-            if answer.type is not request.type:
-                raise MessageError(
-                    f"{stream.peer} answers {answer.type.name} to {request.type.name}",
-                    peer=stream.peer,
-                )
+            answer = _read(await stream.receive_message(MAX_MESSAGE), request, stream.peer)
         except BaseException:
             stream.reset()
             raise
@@ -159,10 +152,20 @@ class Requester:
             del self._idle_of[stream.peer]
 
 
-def _batches(messages: Iterable[Message]) -> Iterable[bytes]:
+def _read(data: bytes | None, request: Message, peer: PeerId) -> Message:
+    if data is None:
+        raise NoAnswer(f"{peer} ended the stream", peer=peer)
+    answer = decode(data)
+    if answer.type is not request.type:
+        asked, got = request.type.name, answer.type.name
+        raise MessageError(f"{peer} answers {got} to {asked}", peer=peer)
+    return answer
+
+
+def _batches(frames: Iterable[bytes]) -> Iterable[bytes]:
     batch = bytearray()
-    for message in messages:
-        batch += frame(encode(message))
+    for each in frames:
+        batch += each
         if len(batch) >= BATCH_BYTES:
             yield bytes(batch)
             batch.clear()

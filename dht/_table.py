@@ -205,6 +205,11 @@ class RoutingTable:
         if index < KEY_BITS:
             self._buckets.setdefault(index, _Bucket()).refreshed_at = now
 
+    def looked_up_everywhere(self, *, now: float) -> None:
+        """Note that a lookup has asked every peer there is."""
+        for index in range(MAX_AIMED_BITS + 1):
+            self._buckets.setdefault(index, _Bucket()).refreshed_at = now
+
     def _by_region(self, target: int) -> Iterator[list[Contact]]:
         # Nearest first. A bucket that shares as many bits with us as the target does shares one
         # more with the target; all deeper ones are in our half, at one and the same magnitude of

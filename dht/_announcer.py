@@ -1,0 +1,103 @@
+"""Announcing what this node provides: to the right peers, in time, many keys together.
+
+When each key is due is the matter of the pure `ProvideSchedule`. Here the keys that are due are
+told to the peers nearest to them. A lookup knows all peers of some region around its key, so every
+key in that region is told to the same peers, over one stream each; what is left falls into regions
+of that size, each with a lookup of its own. Three hundred tensors of one model take one lookup in a
+small network, and about as many as there are neighbourhoods in a large one.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import trio
+
+from lattica._nursery import private_nursery
+from lattica.transport import PeerInfo
+
+from ._keys import KEY_BITS, position
+from ._messages import Message, MessageType, Peer, encode, frame
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from lattica.transport import Mesh
+
+    from ._client import Client
+    from ._providers import ProvideSchedule
+
+TELLS = 16  # peers being told at once
+BATCH = 1024  # keys announced together
+
+
+class Announcer:
+    """Tells others what we provide."""
+
+    def __init__(self, mesh: Mesh, client: Client, schedule: ProvideSchedule) -> None:
+        self._mesh, self._client, self._schedule = mesh, client, schedule
+        self._tells = trio.Semaphore(TELLS)
+        self._changed = trio.Event()
+
+    def wake(self) -> None:
+        """Look at the schedule again: it has changed, or there is somebody to tell now."""
+        self._changed.set()
+
+    async def run(self) -> None:
+        """Announce whatever is due, as long as there is anybody to tell. Runs until cancelled."""
+        while True:
+            self._changed = trio.Event()
+            with trio.move_on_at(self._schedule.next_due()):
+                await self._changed.wait()
+            await self._client.met.wait()
+            keys = self._schedule.due(trio.current_time(), BATCH)
+            if keys:
+                await self.announce(keys)
+
+    async def announce(self, keys: Sequence[bytes]) -> int:
+        """Announce these keys, which are under way; returns to how many peers the least known was.
+
+        Cancelled, the keys that nobody was told are due again soon.
+        """
+        told = Counter[bytes]()
+        ordered = sorted(keys, key=position)
+        try:
+            for start in range(0, len(ordered), BATCH):
+                await self._announce_region(ordered[start : start + BATCH], told)
+        finally:
+            self._note(keys, told)
+        return min((told[key] for key in keys), default=0)
+
+    async def _announce_region(self, keys: Sequence[bytes], told: Counter[bytes]) -> None:
+        lookup = await self._client.find_node(keys[0])
+        shift = KEY_BITS - lookup.covered_bits()
+        regions: dict[int, list[bytes]] = {}
+        for key in keys:
+            regions.setdefault(position(key) >> shift, []).append(key)
+        here = regions.pop(lookup.target >> shift)
+        ours = Peer(PeerInfo(self._mesh.peer_id, tuple(self._mesh.addresses)))
+        frames = [
+            frame(encode(Message(MessageType.ADD_PROVIDER, key, providers=(ours,)))) for key in here
+        ]
+        async with private_nursery() as nursery:
+            for peer in lookup.closest():
+                nursery.start_soon(self._tell, peer, here, frames, told)
+            for region in regions.values():
+                nursery.start_soon(self._announce_region, region, told)
+
+    async def _tell(
+        self, peer: PeerInfo, keys: Sequence[bytes], frames: Sequence[bytes], told: Counter[bytes]
+    ) -> None:
+        async with self._tells:
+            if await self._client.tell(peer, frames):
+                told.update(keys)
+
+    def _note(self, keys: Iterable[bytes], told: Counter[bytes]) -> None:
+        now = trio.current_time()
+        for key in keys:
+            if told[key]:
+                self._schedule.announced(key, now=now)
+            else:
+                self._schedule.postpone(key, now=now)
+        self.wake()

@@ -1,0 +1,258 @@
+"""Asking other peers, and what their answers mean for the routing table.
+
+Every request of this node goes through a `Client`: those of lookups, and the short ones that find
+out whether a peer is there. So there is one place where a peer earns its place in the table (it
+answered), loses it (it failed, or speaks another protocol), and where what lookups leave behind is
+bounded: how many run at once, how many connections they keep open.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import trio
+
+from lattica._nursery import private_nursery
+from lattica.errors import LatticaError
+from lattica.identity import PeerId
+from lattica.transport import PeerInfo, ProtocolNotSupported
+
+from ._keys import K, position
+from ._lookup import Lookup, Patience
+from ._messages import Message, MessageType
+from ._requests import Requester
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from lattica.transport import Mesh, Multiaddr
+
+    from ._table import RoutingTable
+
+_log = logging.getLogger(__name__)
+
+LOOKUPS = 16  # under way at once; more wait their turn
+LOOKUP_SECONDS = 60.0  # for one lookup, whatever its peers do
+PROBES = 256  # peers waiting to be asked whether they are there
+PROBERS = 4  # of them asked at once
+VISITS = 64  # connections kept that lookups made to peers which the table has no room for
+ADDRESS_SECONDS = 1800.0  # how long addresses of a provider that was found are remembered
+
+# What dealing with a peer can end in, through no fault of ours.
+FAULTS = (LatticaError, trio.BrokenResourceError, trio.ClosedResourceError)
+
+
+class Client:
+    """Asks peers, for one node.
+
+    Attributes:
+        table: the contacts; changed here only.
+        met: set while the table holds anybody. Another event after it was empty.
+    """
+
+    def __init__(
+        self, mesh: Mesh, table: RoutingTable, *, protocol: str, on_met: Callable[[], None]
+    ) -> None:
+        self.table = table
+        self.met = trio.Event()
+        self._mesh, self._on_met = mesh, on_met
+        self._requester = Requester(mesh, protocol)
+        self._patience = Patience()
+        self._lookups = trio.Semaphore(LOOKUPS)
+        self._probes, self._to_probe = trio.open_memory_channel[PeerId](PROBES)
+        self._probing: set[PeerId] = set()
+        self._visits: dict[PeerId, None] = {}  # the one visited last at the end
+
+    # Lookups.
+
+    def new_lookup(self, key: bytes, wanted: int | None = None) -> Lookup:
+        """Return a lookup for `key` that starts from our contacts. It does nothing by itself."""
+        return Lookup(
+            key,
+            local=self.table.local,
+            seeds=self.seeds(key),
+            now=trio.current_time(),
+            patience=self._patience,
+            wanted=wanted,
+        )
+
+    def seeds(self, key: bytes) -> list[PeerInfo]:
+        """Return the contacts nearest to `key`."""
+        nearest = self.table.closest(position(key), K, failing=True)
+        return [PeerInfo(peer, ()) for peer in nearest]  # the mesh knows where they are
+
+    async def find_node(self, key: bytes) -> Lookup:
+        """Look for the peers nearest to `key`; returns the finished lookup."""
+        lookup = self.new_lookup(key)
+        await self.walk(lookup, Message(MessageType.FIND_NODE, key))
+        return lookup
+
+    async def walk(
+        self,
+        lookup: Lookup,
+        request: Message,
+        *,
+        found: Callable[[Sequence[PeerInfo]], None] = lambda _: None,
+        enough: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Send `request` to whom `lookup` says, until it has finished or it is `enough`.
+
+        Args:
+            lookup: whom to ask. Cancelled, it keeps what it has learnt so far.
+            request: what to ask each.
+            found: called with the providers that are news, as they come.
+            enough: asked after each answer and failure.
+        """
+        requests: dict[PeerId, trio.CancelScope] = {}
+        news = trio.Event()
+
+        async def ask(peer: PeerInfo) -> None:
+            with trio.CancelScope() as requests[peer.peer]:
+                answer = await self.ask(peer, request)
+                now = trio.current_time()
+                if isinstance(answer, str):
+                    lookup.fail(peer.peer, answer, now=now)
+                else:
+                    closer = [each.info for each in answer.closer]
+                    providers = [each.info for each in answer.providers]
+                    self._remember(providers)
+                    found(lookup.receive(peer.peer, closer, providers, now=now))
+                news.set()
+
+        async with self._lookups, private_nursery() as nursery:
+            ends_at = trio.current_time() + LOOKUP_SECONDS
+            while True:
+                for peer in lookup.next_requests(trio.current_time()):
+                    nursery.start_soon(ask, peer)
+                if lookup.finished:
+                    break
+                with trio.move_on_at(min(lookup.next_timeout(), ends_at)):
+                    await news.wait()
+                now, news = trio.current_time(), trio.Event()
+                for late in lookup.handle_timeout(now):
+                    self._note_failure(late)
+                    requests[late].cancel()
+                if now >= ends_at or enough():
+                    lookup.stop(now)
+            nursery.cancel_scope.cancel()
+        if lookup.report().complete:
+            self.table.looked_up(lookup.target, now=trio.current_time())
+
+    async def ask(self, peer: PeerInfo, request: Message) -> Message | str:
+        """Return the answer of `peer`, or in a word or two why there is none."""
+        is_visit = self._mesh.connected(peer.peer) is None
+        try:
+            answer = await self._requester.ask(peer, request)
+        except ProtocolNotSupported:
+            self.forget(peer.peer)
+            return "other-protocol"
+        except FAULTS as error:
+            _log.debug("asked %s in vain: %s", peer.peer, error)
+            self._note_failure(peer.peer)
+            return error.code if isinstance(error, LatticaError) else "lost"
+        self._note_answer(peer.peer)
+        if is_visit:
+            self._note_visit(peer.peer)
+        return answer
+
+    async def tell(self, peer: PeerInfo, frames: Sequence[bytes]) -> bool:
+        """Send messages that have no answer; says whether `peer` took them."""
+        try:
+            with trio.fail_after(LOOKUP_SECONDS):
+                await self._requester.tell(peer, frames)
+        except (*FAULTS, trio.TooSlowError) as error:
+            _log.debug("%s was not told what we provide: %s", peer.peer, error)
+            return False
+        return True
+
+    def info_of(self, peer: PeerId, hearsay: Iterable[Multiaddr] = ()) -> PeerInfo:
+        """Return where `peer` may be: what it told us itself comes before what others say."""
+        return PeerInfo(peer, tuple(dict.fromkeys((*self._mesh.book.addresses(peer), *hearsay))))
+
+    # Who is there.
+
+    def consider(self, peer: PeerId) -> None:
+        """Have `peer` asked whether it is there, if there is a use for it.
+
+        Where too many wait to be asked already, it is not; it comes up again.
+        """
+        if peer in self._probing:
+            return
+        try:
+            self._probes.send_nowait(peer)
+        except trio.WouldBlock:
+            _log.debug("%d peers wait to be asked; %s is not", PROBES, peer)
+        else:
+            self._probing.add(peer)
+
+    def forget(self, peer: PeerId) -> None:
+        """Drop `peer`: it does not speak our protocol."""
+        self.table.remove(peer, now=trio.current_time())
+        self.release(peer)
+        self._note_size()
+
+    def release(self, peer: PeerId) -> None:
+        """Let go of the streams to `peer`."""
+        self._requester.forget(peer)
+
+    async def run(self) -> None:
+        """Ask those to be considered; let go of streams that are idle. Runs until cancelled."""
+        async with private_nursery() as nursery:
+            nursery.start_soon(self._requester.run)
+            for _ in range(PROBERS):
+                nursery.start_soon(self._probe_peers)
+
+    def close(self) -> None:
+        """Let go of all streams."""
+        self._requester.close()
+
+    async def _probe_peers(self) -> None:
+        request = Message(MessageType.FIND_NODE, self.table.local.raw)
+        async for peer in self._to_probe:
+            try:
+                with trio.move_on_after(self._patience.hard) as scope:
+                    await self.ask(PeerInfo(peer, ()), request)
+                if scope.cancelled_caught:
+                    self._note_failure(peer)
+            finally:
+                self._probing.discard(peer)
+
+    def _note_answer(self, peer: PeerId) -> None:
+        to_check = self.table.add(peer, now=trio.current_time())
+        if to_check is not None:
+            self.consider(to_check)
+        if not self.met.is_set() and len(self.table):
+            self.met.set()
+            self._on_met()
+
+    def _note_failure(self, peer: PeerId) -> None:
+        # When nobody at all is connected, the fault is more likely ours than everybody else's.
+        if self._mesh.connections():
+            self.table.failed(peer, now=trio.current_time())
+            self._note_size()
+
+    def _note_size(self) -> None:
+        if self.met.is_set() and not len(self.table):
+            self.met = trio.Event()
+
+    def _note_visit(self, peer: PeerId) -> None:
+        self._visits.pop(peer, None)
+        self._visits[peer] = None
+        while len(self._visits) > VISITS:
+            oldest = next(iter(self._visits))
+            del self._visits[oldest]
+            connection = self._mesh.connected(oldest)
+            if connection is None or oldest in self.table:
+                continue
+            self.release(oldest)
+            if not connection.stream_count:  # nobody else has found a use for it
+                connection.go_away()
+
+    def _remember(self, providers: Iterable[PeerInfo]) -> None:
+        # Whoever fetches from a provider dials all addresses that anybody named: one peer that
+        # names wrong ones first cannot hide the right ones.
+        now = trio.current_time()
+        for info in providers:
+            if info.addresses and info.peer != self.table.local:
+                self._mesh.book.add(info.peer, info.addresses, now=now, ttl=ADDRESS_SECONDS)

@@ -1,0 +1,172 @@
+"""Keeping company: who comes and goes on the mesh, bootstrap nodes, a table that stays fresh.
+
+Three kinds of task run here:
+
+- one follows the mesh: a peer that says it speaks our protocol is asked something, and once it has
+  answered it is in the routing table. Who does not speak it (any more) leaves the table;
+- one per bootstrap address stays in touch with it. What goes wrong there is a state that can be
+  looked at and is tried again, never an error: a node without a network is a node all the same;
+- one keeps the table fresh: a lookup of ourselves, as soon as there is somebody to ask and then at
+  doubling intervals, a lookup in each region that was quiet for long, a word with silent contacts.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import trio
+
+from lattica._nursery import private_nursery
+from lattica.transport import PeerDisconnected, PeerIdentified, SelfDial
+
+from ._bootstrap import Bootstrap, BootstrapStatus
+from ._client import FAULTS
+from ._keys import key_sharing
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Iterable
+
+    from lattica.identity import PeerId
+    from lattica.transport import Connection, Mesh, MeshEvent, Multiaddr
+
+    from ._client import Client
+
+_log = logging.getLogger(__name__)
+
+CONTACT_SECONDS = 10.0  # how long a first lookup waits for bootstrap nodes to answer
+SELF_LOOKUP_FIRST_SECONDS = 2.0  # after the first; doubles up to SELF_LOOKUP_SECONDS
+SELF_LOOKUP_SECONDS = 600.0
+
+
+class Upkeep:
+    """What a node does to stay in the network.
+
+    Attributes:
+        joined: set when a lookup of ourselves has found our place.
+    """
+
+    def __init__(
+        self,
+        mesh: Mesh,
+        client: Client,
+        *,
+        protocol: str,
+        bootstrap: Iterable[Multiaddr],
+        rng: random.Random,
+    ) -> None:
+        self.joined = trio.Event()
+        self._mesh, self._client, self._protocol, self._rng = mesh, client, protocol, rng
+        self._bootstraps = [Bootstrap(address) for address in bootstrap]
+        self._settled = trio.Event()
+        self._note_settled()
+
+    def bootstrap_statuses(self, now: float) -> tuple[BootstrapStatus, ...]:
+        """Return what became of each bootstrap address."""
+        return tuple(bootstrap.status(now) for bootstrap in self._bootstraps)
+
+    async def first_contact(self) -> None:
+        """Wait until there is somebody to ask, as long as bootstrap nodes may still answer."""
+        if len(self._client.table) or self._settled.is_set():
+            return
+        with trio.move_on_after(CONTACT_SECONDS):
+            async with private_nursery() as nursery:
+
+                async def wait(event: trio.Event) -> None:
+                    await event.wait()
+                    nursery.cancel_scope.cancel()
+
+                nursery.start_soon(wait, self._client.met)
+                nursery.start_soon(wait, self._settled)
+
+    async def run(self, events: trio.MemoryReceiveChannel[MeshEvent]) -> None:
+        """Keep company until cancelled. `events` are those of the mesh."""
+        async with private_nursery() as nursery:
+            nursery.start_soon(self._follow, events)
+            nursery.start_soon(self._keep_fresh)
+            for bootstrap in self._bootstraps:
+                nursery.start_soon(self._stay_in_touch, bootstrap)
+
+    async def _follow(self, events: trio.MemoryReceiveChannel[MeshEvent]) -> None:
+        for connection in self._mesh.connections():
+            self._consider(connection.peer)
+        async for event in events:
+            if isinstance(event, PeerIdentified):
+                self._consider(event.peer)
+            elif isinstance(event, PeerDisconnected):
+                self._client.release(event.peer)
+
+    def _consider(self, peer: PeerId) -> None:
+        spoken = self._mesh.book.protocols(peer)
+        if not spoken:
+            return  # it has not been identified yet
+        complaint = None
+        if self._protocol in spoken:
+            if self._client.table.wants(peer):
+                self._client.consider(peer)
+        else:
+            complaint = f"it does not serve {self._protocol}"
+            self._client.forget(peer)
+        for bootstrap in self._bootstraps:
+            if bootstrap.peer == peer:
+                bootstrap.identified(complaint)
+        self._note_settled()
+
+    async def _stay_in_touch(self, bootstrap: Bootstrap) -> None:
+        while True:
+            bootstrap.trying()
+            try:
+                connection = await self._dial(bootstrap.address)
+            except SelfDial:
+                bootstrap.is_ourselves()
+                self._note_settled()
+                return
+            except FAULTS as error:
+                why = str(error)
+            else:
+                bootstrap.connected(connection.peer, now=trio.current_time())
+                self._consider(connection.peer)
+                await connection.closed.wait()
+                why = str(connection.close_reason)
+            again_at = bootstrap.lost(
+                why, now=trio.current_time(), lonely=not len(self._client.table), rng=self._rng
+            )
+            _log.info("bootstrap %s: %s", bootstrap.address, why)
+            self._note_settled()
+            await trio.sleep_until(again_at)
+
+    async def _dial(self, address: Multiaddr) -> Connection:
+        peer = address.peer_id
+        known = self._mesh.connected(peer) if peer is not None else None
+        return known if known is not None else await self._mesh.dial(address)
+
+    def _note_settled(self) -> None:
+        if all(bootstrap.settled for bootstrap in self._bootstraps):
+            self._settled.set()
+
+    async def _keep_fresh(self) -> None:
+        while True:
+            await self._client.met.wait()
+            interval = SELF_LOOKUP_FIRST_SECONDS
+            while self._client.met.is_set():
+                await self._refresh()
+                self.joined.set()
+                pause = interval * self._rng.uniform(0.8, 1.2)
+                await self._ask_silent(until=trio.current_time() + pause)
+                interval = min(2 * interval, SELF_LOOKUP_SECONDS)
+
+    async def _refresh(self) -> None:
+        lookup = await self._client.find_node(self._mesh.peer_id.raw)
+        if lookup.report().complete and not lookup.covered_bits():
+            self._client.table.looked_up_everywhere(now=trio.current_time())
+        table = self._client.table
+        for bucket in table.due_refreshes(trio.current_time()):
+            await self._client.find_node(key_sharing(table.position, bucket, self._rng))
+
+    async def _ask_silent(self, *, until: float) -> None:
+        while (now := trio.current_time()) < until and self._client.met.is_set():
+            for peer in self._client.table.due_checks(now):
+                self._client.consider(peer)
+            # Not before a second has passed: those just asked have yet to answer.
+            await trio.sleep_until(min(until, max(self._client.table.next_check(), now + 1.0)))

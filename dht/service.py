@@ -1,0 +1,375 @@
+"""One node of the DHT: what programs ask of it, and what other peers do (spec/dht.md).
+
+The rules live in pure modules: `_table` whom we know, `_lookup` whom to ask, `_providers` who has
+what, `_answers` what we tell others, `_bootstrap` when to try again, `_messages` the wire. The
+modules that wait are `_requests` and `_client` (asking peers), `_announcer` (telling them what we
+have), `_upkeep` (keeping company), `_search` (handing out what was found) and this one, where they
+meet. All tasks run in one nursery, which ends with the block of `open_dht`.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import trio
+
+from lattica._nursery import private_nursery
+from lattica.errors import InvalidInput, LimitExceeded
+from lattica.transport import PeerInfo
+
+from ._announcer import Announcer
+from ._answers import Responder
+from ._client import Client
+from ._keys import K
+from ._messages import MAX_KEY, MAX_MESSAGE, Message, MessageType, decode, encode
+from ._providers import MAX_PROVIDER_KEY, PROVIDER_SECONDS, ProviderStore, ProvideSchedule
+from ._search import Findings, ProviderSearch
+from ._table import Contact, RoutingTable
+from ._upkeep import Upkeep
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable, Sequence
+
+    from lattica.identity import PeerId
+    from lattica.transport import Mesh, Multiaddr, Stream
+
+    from ._bootstrap import BootstrapStatus
+
+DEFAULT_PROTOCOL = "/lattica/kad/1.0.0"
+SERVED_STREAMS_PER_PEER = 16
+SERVED_IDLE_SECONDS = 60.0  # an inbound stream that is silent for so long is closed
+SEND_SECONDS = 10.0  # how long a peer may take to read an answer
+
+
+class TooManyStreams(LimitExceeded):
+    """A peer has more DHT streams open to us than it may."""
+
+    code = "dht-streams"
+
+
+class InvalidKey(InvalidInput):
+    """The key is too short or too long."""
+
+    code = "dht-key"
+    hint = "content is looked up by its multihash, a peer by its peer ID"
+
+
+@dataclass(frozen=True, slots=True)
+class DhtStatus:
+    """What a DHT node looks like from outside.
+
+    Attributes:
+        protocol: the protocol ID; peers with another one are in another DHT.
+        server: whether we answer others, and so stand in their tables.
+        peers: contacts in the routing table.
+        bucket_sizes: how many of them share so many leading bits with us.
+        joined: whether a lookup of ourselves has found our place.
+        records: provider records that others left with us.
+        provided: keys that we provide.
+        reprovide_lag: how late the most overdue of them is, in seconds.
+        bootstrap: each bootstrap address.
+    """
+
+    protocol: str
+    server: bool
+    peers: int
+    bucket_sizes: dict[int, int]
+    joined: bool
+    records: int
+    provided: int
+    reprovide_lag: float
+    bootstrap: tuple[BootstrapStatus, ...]
+
+
+class Dht:
+    """A node of the DHT. Made by `open_dht`; lives as long as its block.
+
+    Each method that asks the network returns what could be found. That nobody answered is an
+    empty result; the `report` of a search, and `status`, say why.
+    """
+
+    def __init__(
+        self,
+        mesh: Mesh,
+        nursery: trio.Nursery,
+        *,
+        protocol: str,
+        server: bool,
+        bootstrap: Iterable[Multiaddr],
+        rng: random.Random,
+    ) -> None:
+        self.protocol, self.server = protocol, server
+        self._mesh, self._nursery, self._rng = mesh, nursery, rng
+        self._table = RoutingTable(mesh.peer_id)
+        self._store, self._schedule = ProviderStore(), ProvideSchedule()
+        self._responder = Responder(
+            table=self._table,
+            store=self._store,
+            schedule=self._schedule,
+            directory=_MeshDirectory(mesh),
+            rng=rng,
+        )
+        self._client = Client(mesh, self._table, protocol=protocol, on_met=self._on_met)
+        self._announcer = Announcer(mesh, self._client, self._schedule)
+        self._serving: Counter[PeerId] = Counter()
+        self._upkeep = Upkeep(mesh, self._client, protocol=protocol, bootstrap=bootstrap, rng=rng)
+
+    # What programs ask.
+
+    async def wait_joined(self) -> None:
+        """Wait until a lookup of ourselves has found our place among the others.
+
+        With nobody to ask that may never be: put a deadline around it.
+        """
+        await self._upkeep.joined.wait()
+
+    async def find_peer(self, peer: PeerId) -> PeerInfo | None:
+        """Find where `peer` is. None: nobody we could ask knows.
+
+        A peer that answers there is connected afterwards. Where none of its addresses works, what
+        others say of them is returned all the same: some other way may lead to it.
+        """
+        if peer == self._mesh.peer_id:
+            return PeerInfo(peer, tuple(self._mesh.addresses))
+        connection = self._mesh.connected(peer)
+        if connection is None:
+            await self._upkeep.first_contact()
+            lookup = self._client.new_lookup(peer.raw)
+            await self._client.walk(
+                lookup,
+                Message(MessageType.FIND_NODE, peer.raw),
+                enough=lambda: self._mesh.connected(peer) is not None,
+            )
+            connection = self._mesh.connected(peer)
+            if connection is None:
+                hearsay = lookup.addresses_of(peer)
+                return PeerInfo(peer, hearsay) if hearsay else None
+        # The address of a connection that the peer made is not one where it can be reached.
+        known = () if connection.inbound else (connection.remote_address,)
+        return self._client.info_of(peer, known)
+
+    async def closest_peers(self, key: bytes, count: int = K) -> list[PeerInfo]:
+        """Return the living peers nearest to `key`, nearest first; ourselves not included.
+
+        Raises:
+            InvalidKey: no key, or more than 1 024 bytes.
+        """
+        if not 1 <= len(key) <= MAX_KEY:
+            raise InvalidKey(f"a key of {len(key)} bytes, expected 1 to {MAX_KEY}")
+        await self._upkeep.first_contact()
+        nearest = (await self._client.find_node(key)).closest()
+        return [self._client.info_of(info.peer, info.addresses) for info in nearest[:count]]
+
+    def find_providers(self, multihash: bytes, count: int = 20) -> ProviderSearch:
+        """Search for peers that provide `multihash`: `async for info in dht.find_providers(…)`.
+
+        Each comes once, as soon as it is known, up to `count`; never ourselves. Records that others
+        left with us are joined with what the network says. Whoever leaves the loop ends the search.
+
+        Raises:
+            InvalidKey: no multihash.
+        """
+        _check_multihash(multihash)
+        return ProviderSearch(
+            lambda findings: self._nursery.start_soon(self._search, multihash, count, findings)
+        )
+
+    async def provide(self, multihash: bytes) -> int:
+        """Announce that we have `multihash`, now and from now on; returns how many were told.
+
+        0 is no failure: it is announced again as soon as there is anybody. Cancelled, it is
+        provided all the same, in the background.
+
+        Raises:
+            InvalidKey: no multihash.
+        """
+        return await self.provide_many([multihash])
+
+    async def provide_many(self, multihashes: Iterable[bytes]) -> int:
+        """Announce many together, as `provide`; returns how many peers were told of each, at least.
+
+        Keys near to each other share their lookup, so this is far cheaper than one by one.
+        """
+        keys = self._add_provided(multihashes)
+        self._schedule.start(keys)
+        try:
+            await self._upkeep.first_contact()
+        except BaseException:
+            for key in keys:
+                self._schedule.postpone(key, now=trio.current_time())
+            self._announcer.wake()
+            raise
+        return await self._announcer.announce(keys)
+
+    def keep_providing(self, multihashes: Iterable[bytes]) -> None:
+        """Announce these from now on, in the background. Raises InvalidKey."""
+        self._add_provided(multihashes)
+        self._announcer.wake()
+
+    def stop_providing(self, multihash: bytes) -> None:
+        """Announce `multihash` no more. What others recorded lapses within two days."""
+        self._schedule.remove(multihash)
+
+    def is_providing(self, multihash: bytes) -> bool:
+        """Say whether `multihash` is announced."""
+        return multihash in self._schedule
+
+    def peers(self) -> list[Contact]:
+        """Return the contacts in the routing table, the furthest bucket first."""
+        return list(self._table)
+
+    def status(self) -> DhtStatus:
+        """Return what this node looks like now."""
+        now = trio.current_time()
+        self._store.expire(now)
+        return DhtStatus(
+            protocol=self.protocol,
+            server=self.server,
+            peers=len(self._table),
+            bucket_sizes=self._table.bucket_sizes(),
+            joined=self._upkeep.joined.is_set(),
+            records=len(self._store),
+            provided=len(self._schedule),
+            reprovide_lag=self._schedule.lag(now),
+            bootstrap=self._upkeep.bootstrap_statuses(now),
+        )
+
+    async def _search(self, multihash: bytes, count: int, findings: Findings) -> None:
+        client = self._client
+        lookup = client.new_lookup(multihash, wanted=count)
+
+        def hand_out(news: Sequence[PeerInfo]) -> None:
+            findings.put(client.info_of(info.peer, info.addresses) for info in news)
+
+        try:
+            recorded = self._store.providers(multihash, now=trio.current_time())
+            hand_out(lookup.found(PeerInfo(peer, ()) for peer in recorded))
+            await self._upkeep.first_contact()
+            lookup.seed(client.seeds(multihash))
+            await client.walk(
+                lookup,
+                Message(MessageType.GET_PROVIDERS, multihash),
+                found=hand_out,
+                enough=lambda: findings.abandoned,
+            )
+            hand_out(lookup.rest())
+        finally:
+            findings.finish(lookup.report())
+
+    def _add_provided(self, multihashes: Iterable[bytes]) -> list[bytes]:
+        keys = list(dict.fromkeys(multihashes))
+        for key in keys:
+            _check_multihash(key)
+        for key in keys:
+            self._schedule.add(key, now=trio.current_time())
+        return keys
+
+    # What others ask.
+
+    async def _serve(self, stream: Stream) -> None:
+        """Answer the requests on one inbound stream until the peer ends it or falls silent."""
+        peer = stream.peer
+        if self._serving[peer] >= SERVED_STREAMS_PER_PEER:
+            raise TooManyStreams(f"limit {SERVED_STREAMS_PER_PEER} DHT streams", peer=peer)
+        self._serving[peer] += 1
+        try:
+            while await self._serve_one(stream):
+                pass
+        finally:
+            self._serving[peer] -= 1
+            if not self._serving[peer]:
+                del self._serving[peer]
+
+    async def _serve_one(self, stream: Stream) -> bool:
+        """Answer one request; says whether there may be another."""
+        data: bytes | None = None
+        with trio.move_on_after(SERVED_IDLE_SECONDS):
+            data = await stream.receive_message(MAX_MESSAGE)
+        if data is None:
+            return False
+        answer = self._responder.answer(
+            decode(data),
+            sender=stream.peer,
+            address=stream.connection.remote_address,
+            now=trio.current_time(),
+        )
+        if answer is not None:
+            with trio.move_on_after(SEND_SECONDS) as sending:
+                await stream.send_message(encode(answer))
+            if sending.cancelled_caught:
+                stream.reset()
+                return False
+        return True
+
+    def _on_met(self) -> None:
+        self._schedule.hasten(now=trio.current_time())
+        self._announcer.wake()
+
+
+class _MeshDirectory:
+    """Where peers are, as the mesh and its address book know it; see `_answers.Directory`."""
+
+    def __init__(self, mesh: Mesh) -> None:
+        self._mesh = mesh
+
+    def addresses(self, peer: PeerId) -> Sequence[Multiaddr]:
+        """Return the known addresses of `peer`, our own included."""
+        if peer == self._mesh.peer_id:
+            return self._mesh.addresses
+        return self._mesh.book.addresses(peer)
+
+    def is_connected(self, peer: PeerId) -> bool:
+        """Say whether there is a connection to `peer` now."""
+        return self._mesh.connected(peer) is not None
+
+    def learn(self, peer: PeerId, addresses: Sequence[Multiaddr]) -> None:
+        """Remember addresses for as long as the provider record that brought them."""
+        self._mesh.book.add(peer, addresses, now=trio.current_time(), ttl=PROVIDER_SECONDS)
+
+
+@asynccontextmanager
+async def open_dht(
+    mesh: Mesh,
+    *,
+    protocol: str = DEFAULT_PROTOCOL,
+    server: bool = True,
+    bootstrap: Iterable[Multiaddr] = (),
+    rng: random.Random | None = None,
+) -> AsyncIterator[Dht]:
+    """Take part in the DHT on `mesh` until the block ends.
+
+    It starts at once, whether or not anybody can be reached; `Dht.wait_joined` waits for company.
+
+    Args:
+        mesh: connections and streams.
+        protocol: the whole protocol ID. Peers with another one are in another DHT.
+        server: answer others and stand in their tables. A node that others cannot reach does not:
+            it only asks.
+        bootstrap: addresses of nodes to meet the first others through. Each may end in `/p2p/…`.
+        rng: chance; give a seeded one to replay a run.
+    """
+    if rng is None:
+        rng = random.Random()
+    async with mesh.events() as events, private_nursery() as nursery:
+        dht = Dht(mesh, nursery, protocol=protocol, server=server, bootstrap=bootstrap, rng=rng)
+        if server:
+            mesh.handle(protocol, dht._serve)
+        try:
+            nursery.start_soon(dht._upkeep.run, events)
+            nursery.start_soon(dht._client.run)
+            nursery.start_soon(dht._announcer.run)
+            yield dht
+        finally:
+            if server:
+                mesh.unhandle(protocol)
+            dht._client.close()
+            nursery.cancel_scope.cancel()
+
+
+def _check_multihash(key: bytes) -> None:
+    if not 1 <= len(key) <= MAX_PROVIDER_KEY:
+        raise InvalidKey(f"a key of {len(key)} bytes, expected a multihash")
