@@ -16,3 +16,9 @@ from ._values import (
     Validator as Validator,
     Verdict as Verdict,
 )
+from .service import (
+    Overflow as Overflow,
+    Pubsub as Pubsub,
+    Subscription as Subscription,
+    open_pubsub as open_pubsub,
+)

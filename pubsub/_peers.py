@@ -44,6 +44,7 @@ class Peer:
         ihave_heard: announcements in this heartbeat.
         ids_asked: identifiers we asked it for in this heartbeat.
         ids_declined: identifiers it declined in this heartbeat.
+        welcomed: topics it was told the recent messages of in this heartbeat.
     """
 
     id: PeerId
@@ -56,9 +57,11 @@ class Peer:
     ihave_heard: int = 0
     ids_asked: int = 0
     ids_declined: int = 0
+    welcomed: set[str] = field(default_factory=set)
 
     def start_heartbeat(self, now: float) -> None:
         """Reset the counters and forget what was declined long ago."""
         self.ihave_heard = self.ids_asked = self.ids_declined = 0
+        self.welcomed.clear()
         if self.unwanted:
             self.unwanted = {one: until for one, until in self.unwanted.items() if until > now}

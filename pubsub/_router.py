@@ -110,6 +110,14 @@ class Router:
             peers.pop(peer, None)
         self._scores.remove_peer(peer, now)
 
+    def greet(self, peer: PeerId) -> None:
+        """The stream to a peer is a new one: it may have forgotten us. Say again what we want."""
+        state = self._peers.get(peer)
+        if state is not None:
+            self._overlay.drop(peer)
+            for topic in self._overlay.topics:
+                state.outbox.subscription(topic, wanted=True)
+
     @property
     def peers(self) -> list[PeerId]:
         """The connected peers."""
@@ -286,6 +294,7 @@ class Router:
         elif len(peer.topics) < self.parameters.max_peer_topics or topic in peer.topics:
             peer.topics[topic] = None
             self._overlay.consider(topic, peer, now)
+            self._welcome(peer, topic)
 
     def _handle_messages(self, peer: Peer, published: Iterable[bytes], now: float) -> list[Message]:
         delivered = []
@@ -316,10 +325,10 @@ class Router:
             if rejected:
                 raise InvalidMessage("the message was rejected before")
             return None
+        signed.verify()
         if signed.author == self._identity.peer_id:
             self.statistics.ignored += 1  # ours, from before we forgot it
             return None
-        signed.verify()
         self._promises.fulfil(message_id)
         message = Message(
             signed.topic,
@@ -422,11 +431,15 @@ class Router:
         message_id, peer.id_form = found
         return message_id
 
+    def _welcome(self, peer: Peer, topic: str) -> None:
+        """Tell a new subscriber which messages it has just missed, mesh or not."""
+        if self._overlay.joined(topic) and topic not in peer.welcomed:
+            peer.welcomed.add(topic)
+            self._announce_to(peer, topic, self._cache.recent_ids(topic))
+
     def _announce(self, topic: str, subscribers: list[Peer], now: float) -> None:
         """Tell some peers outside the mesh which messages there were."""
         ids = self._cache.recent_ids(topic)
-        if not ids:
-            return
         threshold = self.score_parameters.gossip_threshold
         others = [
             peer
@@ -437,7 +450,10 @@ class Router:
         self._rng.shuffle(others)
         share = math.ceil(self.parameters.gossip_factor * len(others))
         for peer in others[: max(self.parameters.degree_lazy, share)]:
-            chosen = ids
-            if len(ids) > self.parameters.max_ihave_ids:
-                chosen = self._rng.sample(ids, self.parameters.max_ihave_ids)
-            peer.outbox.announce(topic, [write_id(one, peer.id_form) for one in chosen])
+            self._announce_to(peer, topic, ids)
+
+    def _announce_to(self, peer: Peer, topic: str, ids: list[bytes]) -> None:
+        if len(ids) > self.parameters.max_ihave_ids:
+            ids = self._rng.sample(ids, self.parameters.max_ihave_ids)
+        if ids:
+            peer.outbox.announce(topic, [write_id(one, peer.id_form) for one in ids])
