@@ -23,7 +23,7 @@ from lattica.transport._channel import KeyExhausted
 from ._handshake import MAX_MESSAGE, TAG_BYTES, NoiseError, nonce_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Generator, Sequence
 
 LENGTH_BYTES = 2
 MAX_PLAINTEXT = MAX_MESSAGE - TAG_BYTES  # 65 519 bytes of plaintext in one frame
@@ -40,7 +40,7 @@ class Sealer:
         self._encrypt_into = ChaCha20Poly1305(key).encrypt_into
         self._counter = sent
 
-    def seal(self, buffers: Sequence[bytes | memoryview]) -> Iterator[memoryview]:
+    def seal(self, buffers: Sequence[bytes | memoryview]) -> Generator[memoryview, None, None]:
         """Yield `buffers` as frames, about eight full ones at a time.
 
         Each batch is valid until the next is asked for.

@@ -18,11 +18,7 @@ from ._certificate import (
     make_certificate as make_certificate,
     read_certificate as read_certificate,
 )
-from ._session import (
-    TlsHandshake as TlsHandshake,
-    TlsOpener as TlsOpener,
-    TlsSealer as TlsSealer,
-)
+from ._session import TlsCipher as TlsCipher, TlsHandshake as TlsHandshake
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -37,6 +37,7 @@ _RECORD_BYTES = 16 * 1024  # plaintext of a TLS record
 # part of what a link costs once it has been busy; more gains nothing.
 _SLICE_BYTES = 4 * _RECORD_BYTES
 _OUTPUT_BYTES = _SLICE_BYTES + 1024  # a sealed slice
+_MAX_ANSWERS = 4096  # bytes of answers that wait for something to be sent; one takes below 50
 _JOIN_BYTES = 4096  # buffers up to this size share a record with what follows
 _MAX_RECORDS = 23_726_566  # per AES-GCM key: 2^24.5 (RFC 8446, section 5.5), 388 GB
 
@@ -96,48 +97,52 @@ class TlsHandshake:
             return _output(self._tls)
         except SSL.Error as error:
             raise TlsError(f"TLS handshake: {_reason(error)}") from error
-        self._establish()
-        return _output(self._tls)
+        return self._establish()
 
-    def _establish(self) -> None:
+    def _establish(self) -> bytes:
         key = self._verdict.key
         # OpenSSL counts the peer's own certificate among the chain only on the dialling side.
         chain = self._tls.get_peer_cert_chain(as_cryptography=True) or []
         if key is None or len(chain) > self._initiator:
+            _output(self._tls)  # our own proof, which such a peer does not get
             raise CertificateError("the peer must show exactly one certificate")
-        chosen = self._tls.get_alpn_proto_negotiated().decode()
-        opener = TlsOpener(self._tls)
+        chosen = self._tls.get_alpn_proto_negotiated()
+        flight = _output(self._tls)
+        cipher = TlsCipher(self._tls)
         self.established = Established(
             remote_key=key,
-            muxer=chosen if chosen in self._muxers else None,
-            sealer=TlsSealer(self._tls),
-            opener=opener,
-            pieces=opener.receive(b""),
+            muxer=next((muxer for muxer in self._muxers if muxer.encode() == chosen), None),
+            sealer=cipher,
+            opener=cipher,
+            pieces=cipher.receive(b""),
         )
+        return flight
 
 
-class TlsSealer:
-    """Turns plaintext into records. One direction of a link."""
+class TlsCipher:
+    """Turns plaintext into records and records into plaintext, both directions of a link.
+
+    They are one object because they are not independent: a peer may ask for new keys, and the
+    answer takes its place among what we send. Once it has raised, the link is dead.
+    """
 
     def __init__(self, tls: SSL.Connection, *, sent: int = 0) -> None:
-        """Seal with an established `tls`; `sent` records have been sealed already."""
+        """Work with an established `tls`; `sent` records have been sealed already."""
         self._tls = tls
         self._records = sent
+        self._answers = b""
 
     def seal(self, buffers: Sequence[bytes | memoryview]) -> Iterator[memoryview]:
         """Yield `buffers` as records, about half a MiB at a time.
 
         Raises:
             KeyExhausted: the key has sealed all it may.
+            TlsError: the link is dead.
         """
         with lent_buffer() as batch:
             size = 0
             for plaintext in _cut(buffers):
-                self._records += -(-len(plaintext) // _RECORD_BYTES)
-                if self._records > _MAX_RECORDS:
-                    raise KeyExhausted(f"{_MAX_RECORDS} records have been sent under one key")
-                self._tls.send(plaintext)
-                records = _output(self._tls)
+                records = self._seal(plaintext)
                 if size + len(records) > BATCH_BYTES:
                     yield batch[:size]
                     size = 0
@@ -145,13 +150,6 @@ class TlsSealer:
                 size += len(records)
             if size:
                 yield batch[:size]
-
-
-class TlsOpener:
-    """Turns the other direction back into plaintext. Once it has raised, the link is dead."""
-
-    def __init__(self, tls: SSL.Connection) -> None:
-        self._tls = tls
 
     def receive(self, data: bytes | memoryview) -> list[bytes | memoryview]:
         """Take bytes; return the plaintext of each record that is now whole.
@@ -166,13 +164,27 @@ class TlsOpener:
         for start in range(0, len(view) or 1, _SLICE_BYTES):
             if part := view[start : start + _SLICE_BYTES]:
                 self._tls.bio_write(part)
-            self._read(pieces)
+            self._open(pieces)
+        self._answers += _output(self._tls)
+        if len(self._answers) > _MAX_ANSWERS:
+            raise TlsError("the peer asks for new keys again and again")
         return pieces
 
     def finish(self) -> None:
         """Note the end of the link. A cut cannot be told from a goodbye: many peers say none."""
 
-    def _read(self, pieces: list[bytes | memoryview]) -> None:
+    def _seal(self, plaintext: bytes | memoryview) -> bytes:
+        self._records += -(-len(plaintext) // _RECORD_BYTES)
+        if self._records > _MAX_RECORDS:
+            raise KeyExhausted(f"{_MAX_RECORDS} records have been sent under one key")
+        answers, self._answers = self._answers, b""  # sealed before, so sent before
+        try:
+            self._tls.send(plaintext)
+        except SSL.Error as error:
+            raise TlsError(f"TLS: {_reason(error)}") from error
+        return answers + _output(self._tls)
+
+    def _open(self, pieces: list[bytes | memoryview]) -> None:
         receive = self._tls.recv
         try:
             while True:
