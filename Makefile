@@ -6,8 +6,9 @@ BIN := $(VENV)/bin
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 SEED ?= 1
+COUNT ?= 100000
 
-.PHONY: help setup demo test check unit package interop fuzz soak bench lock clean
+.PHONY: help setup demo test check unit package interop interop-slice fuzz soak bench lock clean
 
 help:
 	@echo "make demo     two nodes share a safetensors file, found through a third (under a minute)"
@@ -64,10 +65,16 @@ package: setup
 	$(VENV)-wheel/bin/python -P -m pytest -q tests/test_*.py tests/cli tests/node
 
 interop: setup
+	$(BIN)/python tests/interop/install_peers.py
 	$(BIN)/python -m pytest -q -m interop tests/interop
 
+# What continuous integration has time for: go-libp2p alone.
+interop-slice: setup
+	$(BIN)/python tests/interop/install_peers.py go
+	$(BIN)/python -m pytest -q -m interop -k go tests/interop
+
 fuzz: setup
-	$(BIN)/python -m tests.hostile.fuzz --seed $(SEED)
+	$(BIN)/python tests/fuzz --seed $(SEED) --count $(COUNT)
 
 soak: setup
 	$(BIN)/python -m pytest -q -m slow tests

@@ -1,5 +1,8 @@
 """The layers' folders, their links in `lattica/` and the package table say the same thing."""
 
+import ast
+import re
+import sys
 import tomllib
 from pathlib import Path
 
@@ -61,3 +64,24 @@ def test_each_pinned_dependency_has_a_hash() -> None:
         pins = lock.read_text().replace("\\\n", " ").splitlines()
         loose = [pin for pin in pins if "==" in pin and "--hash=sha256:" not in pin]
         assert not loose, f"{lock.name}: {loose}"
+
+
+def _third_party_imports() -> set[str]:
+    found = set()
+    for package in ("lattica", *LAYERS):
+        for path in (ROOT / package).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Import):
+                    found |= {alias.name.split(".")[0] for alias in node.names}
+                elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+                    found.add(node.module.split(".")[0])
+    return found - set(sys.stdlib_module_names) - {"lattica"}
+
+
+def test_what_is_imported_is_declared_and_what_is_declared_is_imported() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    optional = [item for extra in project["optional-dependencies"].values() for item in extra]
+    names = {re.split(r"[^\w-]", item)[0] for item in [*project["dependencies"], *optional]}
+    modules = {"pynacl": "nacl", "pyopenssl": "OpenSSL"}
+    declared = {modules.get(name, name) for name in names}
+    assert _third_party_imports() | {"libp2p"} == declared

@@ -259,6 +259,10 @@ def get(
         bootstrap=bootstrap,
         mdns=mdns,
     ) as session:
+        from lattica._reference import read_reference
+
+        cid, ticket = read_reference(ref)  # before anything starts: most mistakes are made here
+        named = ticket.name if ticket is not None and ticket.name else _show.short(str(cid))
         request = Request(
             "get",
             {
@@ -270,7 +274,7 @@ def get(
             },
         )
         try:
-            _get(session, request, label=f"get {_show.short_ref(ref)}", serve=serve)
+            _get(session, request, label=f"get {named}", serve=serve)
         except KeyboardInterrupt:
             _say_how_to_resume(session.output)
             raise SystemExit(EXIT_INTERRUPTED) from None
@@ -382,7 +386,7 @@ def verify(
 ) -> None:
     """Hash what is on disk again; list what no longer matches."""
     with _session(home, verbose, as_json=as_json, quiet=quiet) as session:
-        with _show.progress(session.output, f"verify {_show.short_ref(ref)}") as update:
+        with _show.progress(session.output, f"verify {_show.short(ref)}") as update:
             found = session.ask(Request("verify", {"ref": ref}), update)
         _show.verification(session.output, found)
         if found["damaged_count"]:

@@ -178,7 +178,7 @@ def settings(output: Output, found: Config) -> None:
     output.result({name: {"value": value, "from": origin} for name, value, origin in rows})
 
 
-def short_ref(ref: str) -> str:
+def short(ref: str) -> str:
     """Return enough of a ticket or CID to know it again."""
     ref = ref.removeprefix("lattica:")
     return ref if len(ref) <= 16 else f"{ref[:6]}…{ref[-6:]}"
