@@ -117,6 +117,11 @@ class Stream(trio.abc.HalfCloseableStream):
         """Who is at the other end."""
         return self.connection.peer
 
+    @property
+    def unread_bytes(self) -> int:
+        """How much has arrived and can be received without waiting."""
+        return self._substream.unread_bytes
+
     # Sending
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
