@@ -1,0 +1,135 @@
+"""The blocking node: the same methods, from threads without a loop, and nowhere else."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+
+import lattica
+from lattica.errors import DeadlineExceeded, InvalidInput
+from lattica.sync import InsideEventLoop, NodeClosed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+LOCAL = {"listen": ["/ip4/127.0.0.1/tcp/0"], "mdns": False}
+NOT_IN_THE_BLOCKING_ONE = {"mesh", "dht", "pubsub", "store", "exchange", "ticket", "wait_unused"}
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[tuple[lattica.Node, lattica.Node]]:
+    with lattica.Node(tmp_path / "a", **LOCAL) as a, lattica.Node(tmp_path / "b", **LOCAL) as b:
+        yield a, b
+
+
+def test_a_file_is_shared_and_got(pair: tuple[lattica.Node, lattica.Node], tmp_path: Path) -> None:
+    a, b = pair
+    (tmp_path / "model.bin").write_bytes(bytes(range(256)) * 4000)
+    shared = a.share(tmp_path / "model.bin")
+    got = b.get(shared.ticket, tmp_path / "copy.bin")
+    assert got.path.read_bytes() == (tmp_path / "model.bin").read_bytes()
+    assert [row.cid for row in b.objects()] == [shared.cid]
+    assert b.peers()[0].peer == a.id
+    assert b.ping(a.id, count=1).peer == a.id
+    assert a.verify(shared.cid).damaged_count == 0
+    assert a.status().home == a.home
+
+
+def test_messages_are_an_iterator(pair: tuple[lattica.Node, lattica.Node]) -> None:
+    a, b = pair
+    b.ping(a.addresses[0], count=1)
+    with b.subscribe("rounds") as messages:
+        sender = threading.Thread(target=_publish_until_heard, args=(a,))
+        sender.start()
+        assert next(messages).data == b"hello"
+        sender.join()
+
+
+def _publish_until_heard(node: lattica.Node) -> None:
+    while not node.publish("rounds", b"hello"):
+        pass
+
+
+def test_errors_and_deadlines_come_through(
+    pair: tuple[lattica.Node, lattica.Node], tmp_path: Path
+) -> None:
+    _, b = pair
+    with pytest.raises(InvalidInput, match="neither a ticket nor a CID"):
+        b.get("nonsense")
+    with pytest.raises(DeadlineExceeded):
+        b.get(lattica.CID.of(b"absent"), tmp_path / "x", timeout=0.2)
+
+
+def test_it_offers_what_the_async_node_offers() -> None:
+    theirs = {name for name in vars(lattica.AsyncNode) if not name.startswith("_")}
+    ours = {name for name in vars(lattica.Node) if not name.startswith("_")}
+    assert theirs - NOT_IN_THE_BLOCKING_ONE == ours
+    for name in ours:
+        blocking, waiting = getattr(lattica.Node, name), getattr(lattica.AsyncNode, name)
+        if inspect.isfunction(blocking) and name != "subscribe":
+            assert list(inspect.signature(blocking).parameters) == list(
+                inspect.signature(waiting).parameters
+            )
+
+
+def test_inside_trio_it_names_what_to_use(tmp_path: Path) -> None:
+    async def main() -> None:
+        with lattica.Node(tmp_path, **LOCAL):
+            pass
+
+    with pytest.raises(InsideEventLoop) as caught:
+        trio.run(main)
+    assert "open_node" in caught.value.hint
+
+
+def test_inside_asyncio_it_names_what_to_use(tmp_path: Path) -> None:
+    async def main() -> None:
+        with lattica.Node(tmp_path, **LOCAL):
+            pass
+
+    with pytest.raises(InsideEventLoop):
+        asyncio.run(main())
+
+
+def test_outside_its_block_it_is_closed(tmp_path: Path) -> None:
+    node = lattica.Node(tmp_path / "a", **LOCAL)
+    with pytest.raises(NodeClosed):
+        node.peers()
+    with node:
+        assert node.peers() == []
+    with pytest.raises(NodeClosed):
+        node.peers()
+
+
+def test_a_node_that_cannot_start_says_why_and_leaves_no_thread(tmp_path: Path) -> None:
+    before = threading.active_count()
+    with pytest.raises(InvalidInput):
+        with lattica.Node(tmp_path / "a", listen=["nonsense"]):
+            pass
+    assert threading.active_count() == before
+
+
+def test_the_end_of_the_block_ends_calls_that_wait(tmp_path: Path) -> None:
+    outcome: list[BaseException] = []
+
+    def wait_forever(node: lattica.Node, begun: threading.Event) -> None:
+        begun.set()
+        try:
+            node.serve_forever()
+        except NodeClosed as error:
+            outcome.append(error)
+
+    begun = threading.Event()
+    with lattica.Node(tmp_path / "a", **LOCAL) as node:
+        waiter = threading.Thread(target=wait_forever, args=(node, begun))
+        waiter.start()
+        begun.wait()
+        node.peers()  # by now the other call, handed over before, waits in the node
+    waiter.join()
+    assert len(outcome) == 1
