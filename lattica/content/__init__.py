@@ -1,12 +1,26 @@
 """Content: what identifiers name, where its bytes are, and how they travel."""
 
+from ._build import (
+    Built as Built,
+    BuiltFile as BuiltFile,
+    BuiltSegment as BuiltSegment,
+    Kind as Kind,
+    Stamp as Stamp,
+    UnreadableSource as UnreadableSource,
+    build as build,
+    build_in_thread as build_in_thread,
+)
 from ._dag import (
     Leaf as Leaf,
     LeafTable as LeafTable,
     Segment as Segment,
+    SegmentsError as SegmentsError,
     TreeBuilder as TreeBuilder,
     leaf_size as leaf_size,
 )
+from ._download import Download as Download
+from ._part import PartFile as PartFile
+from ._reading import BlockBatch as BlockBatch
 from ._unixfs import (
     MAX_BLOCK_BYTES as MAX_BLOCK_BYTES,
     DagError as DagError,
@@ -14,29 +28,28 @@ from ._unixfs import (
     Entry as Entry,
     FileNode as FileNode,
     Link as Link,
+    UnsafeName as UnsafeName,
 )
-from ._walk import Tree as Tree, TreeFile as TreeFile, Walker as Walker
-from ._build import (
-    Built as Built,
-    BuiltFile as BuiltFile,
-    BuiltSegment as BuiltSegment,
-    Kind as Kind,
-    Stamp as Stamp,
-    build as build,
-    build_in_thread as build_in_thread,
-)
-from .store import (
+from ._values import (
     Absent as Absent,
     Availability as Availability,
-    BlockBatch as BlockBatch,
     Damage as Damage,
-    Download as Download,
+    DestinationTaken as DestinationTaken,
+    NamedSegment as NamedSegment,
     ObjectState as ObjectState,
-    PartFile as PartFile,
-    Store as Store,
+    StorageError as StorageError,
     StoredObject as StoredObject,
+    StoreError as StoreError,
+    StoreLocked as StoreLocked,
     VerifyReport as VerifyReport,
 )
+from ._walk import (
+    Tree as Tree,
+    TreeFile as TreeFile,
+    TreeTooLarge as TreeTooLarge,
+    Walker as Walker,
+)
+from .store import Store as Store
 from ._events import (
     BadLeaf as BadLeaf,
     DiskFull as DiskFull,

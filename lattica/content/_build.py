@@ -22,7 +22,15 @@ from lattica.cid import CID, Codec, HashFunction
 from lattica.errors import InvalidInput, SourceChanged
 
 from ._dag import LARGE_LEAF, LeafTable, Segment, TreeBuilder, check_segments, leaf_size
-from ._unixfs import MAX_BLOCK_BYTES, MAX_ENTRIES, Entry, Link, encode_directory, encode_name
+from ._unixfs import (
+    MAX_BLOCK_BYTES,
+    MAX_ENTRIES,
+    MAX_SIZE,
+    Entry,
+    Link,
+    encode_directory,
+    encode_name,
+)
 from ._walk import TreeTooLarge, check_path, check_tree_depth, check_tree_entries
 
 Segments = Sequence[Segment] | Callable[[Path], Sequence[Segment] | None]
@@ -56,8 +64,14 @@ class Stamp(NamedTuple):
 
     @classmethod
     def of(cls, status: os.stat_result) -> Stamp:
-        """Return the stamp of what `os.stat` or `os.fstat` told."""
-        return cls(status.st_size, status.st_mtime_ns, status.st_ino, status.st_dev)
+        """Return the stamp of what `os.stat` or `os.fstat` told.
+
+        Inode and device may use all 64 bits; the top one is dropped, so that databases can hold
+        them.
+        """
+        return cls(
+            status.st_size, status.st_mtime_ns, status.st_ino & MAX_SIZE, status.st_dev & MAX_SIZE
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +87,19 @@ class BuiltSegment:
 
 @dataclass(frozen=True, slots=True)
 class BuiltFile:
-    """One hashed file: where it is (absolute), how it looked, its leaves and segments."""
+    """One hashed file.
+
+    Attributes:
+        path: where it is, absolute.
+        relative: where it is inside the object, with "/"; "" when it is the object.
+        stamp: how it looked.
+        root: its own root.
+        leaves: all its leaves.
+        segments: how it was cut, and the CID of each cut.
+    """
 
     path: Path
+    relative: str
     stamp: Stamp
     root: CID
     leaves: LeafTable
@@ -139,7 +163,7 @@ def build(
         is_directory = stat.S_ISDIR(path.stat().st_mode)
     if is_directory and not (segments is None or callable(segments)):
         raise InvalidInput("segments for a directory must be a function of the path")
-    link = builder.directory(path, "") if is_directory else builder.file(path)
+    link = builder.directory(path, "") if is_directory else builder.file(path, "")
     return Built(
         root=link.cid,
         kind=Kind.DIRECTORY if is_directory else Kind.FILE,
@@ -234,10 +258,10 @@ class _Builder:
             )
         if child.is_dir(follow_symlinks=False):
             return self.directory(path, relative)
-        return self.file(path)
+        return self.file(path, relative)
 
-    def file(self, path: Path) -> Link:
-        """Hash one file. Raises SourceChanged when it is not the same before and after."""
+    def file(self, path: Path, relative: str) -> Link:
+        """Hash one file, which is at `relative` in the object. Raises SourceChanged."""
         path = Path(os.path.realpath(path))
         with _unreadable(path):
             # A pipe in the place of a file must not block us: hence the flag, and the check.
@@ -247,7 +271,7 @@ class _Builder:
                 if not stat.S_ISREG(status.st_mode):
                     raise UnreadableSource(f"{path} is neither a file nor a directory")
                 stamp = Stamp.of(status)
-                link, built = self._hash(path, descriptor, stamp)
+                link, built = self._hash(path, relative, descriptor, stamp)
                 if not stamp == Stamp.of(os.fstat(descriptor)) == Stamp.of(path.stat()):
                     raise SourceChanged(f"{path} changed while it was read", cid=link.cid)
             finally:
@@ -255,7 +279,9 @@ class _Builder:
         self.files.append(built)
         return link
 
-    def _hash(self, path: Path, descriptor: int, stamp: Stamp) -> tuple[Link, BuiltFile]:
+    def _hash(
+        self, path: Path, relative: str, descriptor: int, stamp: Stamp
+    ) -> tuple[Link, BuiltFile]:
         segments = self._segments(path) if callable(self._segments) else self._segments
         if segments is None:
             segments = [Segment(stamp.size)]
@@ -272,7 +298,7 @@ class _Builder:
         link = tree.finish()
         table.root = link.cid
         self._report()
-        return link, BuiltFile(path, stamp, link.cid, table, tuple(cut))
+        return link, BuiltFile(path, relative, stamp, link.cid, table, tuple(cut))
 
     def _hash_segment(self, reader: _Reader, length: int, table: LeafTable) -> Link:
         tree = TreeBuilder(self.index.__setitem__, self._hash_function)

@@ -1,284 +1,270 @@
 """What this node holds: objects, index blocks, and where each leaf's bytes are on disk.
 
-Every method may be called from any thread. Reads never wait for writes. Methods marked *slow* can
-take long or wait for a writer: call them from a worker thread.
+A shared file is served in place: the index says at which offset of which file a leaf is, and a read
+asks the file whether it has changed and hashes the bytes before anybody sees them. Only content
+that has no file, or shall outlive it, is copied: one file each, in `files/` of the store.
+
+The directory of a store: `lock` (held by the one process that uses it), `index.sqlite`, `files/`.
+A process that is killed leaves it sound: rows are written after the files they name, and what no
+row names is swept away at the next start.
+
+Any thread may call any method. Reads never wait for writes. Methods marked *slow* take long, or
+wait for another that does: call them from a worker thread.
 """
 
 from __future__ import annotations
 
-import enum
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import fcntl
+import logging
+import os
+import secrets
+import shutil
+import threading
+import time
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
+from typing import TYPE_CHECKING, Self
 
 from lattica.cid import CID, HashFunction
+from lattica.errors import InvalidInput, NotFound, SourceChanged
 
-from ._dag import LeafTable, Segment
-from ._build import Built, Kind
+from ._build import Built, BuiltFile, Kind, Progress, Segments, Stamp, build
+from ._dag import Segment, SegmentsError
+from ._download import Download, discard, part_path, put_leaves, recover
+from ._index import DownloadRow, Index
+from ._reading import BlockBatch as BlockBatch, Reader
+from ._sources import BufferPool, Sources, same_file
+from ._values import (
+    Absent as Absent,
+    Availability as Availability,
+    DestinationTaken as DestinationTaken,
+    NamedSegment as NamedSegment,
+    ObjectState as ObjectState,
+    StorageError as StorageError,
+    StoredObject as StoredObject,
+    StoreLocked as StoreLocked,
+)
+from ._verify import verify
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
 
-class Absent(enum.Enum):
-    """Why a block was not given."""
+    from ._index import SourceRow
+    from ._values import VerifyReport
 
-    NOT_HERE = enum.auto()
-    SOURCE_CHANGED = enum.auto()  # the file that held it is no longer what was shared
+_ROOTS_PAGE = 1000  # rows read at a time by `provided`
 
-
-class ObjectState(enum.IntEnum):
-    """Whether an object can be served whole."""
-
-    COMPLETE = 0
-    PARTIAL = 1  # being downloaded, or a download that stopped
-    CHANGED = 2  # a source is no longer what was shared; `verify` may clear it
-
-
-@dataclass(frozen=True, slots=True)
-class StoredObject:
-    """One row of `lattica ls`."""
-
-    root: CID
-    kind: Kind
-    size: int  # content bytes
-    name: str
-    path: Path
-    added: float  # seconds since the epoch
-    pinned: bool
-    state: ObjectState
-
-
-class BlockBatch:
-    """Verified blocks, in the order asked for. Give the memory back with `release` or `with`.
-
-    Attributes:
-        blocks: per multihash, for as many as were answered: its bytes, or why not. Views into one
-            pooled buffer: they must not be used after `release`.
-        buffer: that pooled buffer, writable. With `gap`, the exchange writes what goes before each
-            block on the wire into it, so that a run of blocks leaves in one send, uncopied.
-        offsets: per block: where in `buffer` it starts, or -1 for one that stands elsewhere. Blocks
-            stand in the order asked for, each `gap` bytes behind the one before it (the first one
-            too), with nothing else between them.
-        strides: per multihash, the element width that its segment was given (1 for index blocks).
-    """
-
-    blocks: list[bytes | memoryview | Absent]
-    buffer: memoryview
-    offsets: list[int]
-    strides: list[int]
-
-    def release(self) -> None:
-        """Return the buffer to the pool."""
-
-    def __enter__(self) -> BlockBatch:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.release()
-
-
-@dataclass(frozen=True, slots=True)
-class Availability:
-    """Which leaves of a file (by number) are here. `bitmap`: bit i%8 of byte i//8, low first."""
-
-    leaf_count: int
-    complete: bool
-    bitmap: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Damage:
-    """A leaf or index block that is gone or does not match; `path` is the file's, relative."""
-
-    cid: CID
-    path: str
-    offset: int
-    length: int
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class VerifyReport:
-    """What `verify` found. `damaged` lists the first ones, `damaged_count` counts all."""
-
-    root: CID
-    checked_bytes: int
-    damaged_count: int
-    damaged: tuple[Damage, ...]
-
-
-class PartFile:
-    """One file of a download: written in place, leaf by leaf. Made by `Download.open_part`.
-
-    Any thread; one writer at a time per leaf.
-    """
-
-    leaves: LeafTable
-    verified_bytes: int
-
-    def has(self, index: int) -> bool:
-        """Whether leaf `index` is in the file, verified."""
-        raise NotImplementedError
-
-    def missing(self) -> Iterator[int]:
-        """Give the numbers of the leaves still to be fetched, ascending."""
-        raise NotImplementedError
-
-    @property
-    def done(self) -> bool:
-        """Whether every leaf is there."""
-        raise NotImplementedError
-
-    def bitmap(self) -> bytes:
-        """Return a copy of the bitmap, as in `Availability`."""
-        raise NotImplementedError
-
-    def rescan(self, progress: Callable[[int], None] | None = None) -> None:
-        """*Slow.* Hash what an earlier run left in the file and note the leaves that match."""
-
-    def write(self, index: int, buffers: Sequence[bytes | memoryview]) -> None:
-        """Write verified leaves `index`, `index + 1`, … in place, with one system call.
-
-        The caller has checked each one's hash; lengths are checked here. From then on the leaves
-        are served. Raises StorageError when the disk refuses.
-        """
-
-    def fill_from_store(self, progress: Callable[[int], None] | None = None) -> int:
-        """*Slow.* Copy leaves that the store has already from other files; returns bytes."""
-        raise NotImplementedError
-
-
-class Download:
-    """An object on its way in, file or directory. Made by `Store.download`; a context manager.
-
-    Everything lands under `part_path` (`<destination>.part`: a file, or a directory tree) and is
-    renamed once, by `finish`. Leaving the block without `finish` keeps it for a later `download`.
-    """
-
-    root: CID
-    destination: Path
-    part_path: Path
-
-    def add_index(self, cid: CID, block: bytes) -> None:
-        """Remember an index block (verified by the caller: `Walker`, `Tree`) for a later resume."""
-
-    def open_part(
-        self, leaves: LeafTable, path: str = "", *, segments: Sequence[Segment] = ()
-    ) -> PartFile:
-        """*Slow.* Open, or make at full size (sparse), the file at relative `path`.
-
-        Existing bytes count for nothing until `rescan`. `segments` pass strides on, if known.
-        """
-        raise NotImplementedError
-
-    def make_directory(self, path: str) -> None:
-        """Make an (empty) directory at relative `path`."""
-
-    def finish(self, *, name: str | None = None) -> StoredObject:
-        """*Slow.* All parts are done: sync, rename into place, and serve from there.
-
-        Raises:
-            InvalidInput: something stands at `destination` by now; the part file is kept.
-        """
-        raise NotImplementedError
-
-    def discard(self) -> None:
-        """Forget the download and delete what it wrote."""
-
-    def close(self) -> None:
-        """Close files. What was written stays, for a later `Store.download` of the same."""
-
-    def __enter__(self) -> Download:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+_log = logging.getLogger(__name__)
 
 
 class Store:
-    """The store of one node. Made by `Store.open`; a context manager; one process at a time."""
+    """The store of one node. Made by `Store.open`; a context manager.
+
+    Attributes:
+        path: its directory.
+    """
+
+    def __init__(self, path: Path, lock: int, max_open_files: int) -> None:
+        self.path = path
+        self._lock = lock
+        self._index = Index(path / "index.sqlite")
+        self._sources = Sources(self._index.source, max_open_files)
+        self._reader = Reader(self._index, self._sources, BufferPool())
+        self._downloads: dict[int, Download] = {}
+        # Serialises what works in several transactions, so that one does not sweep away the rows
+        # that another is still joining together.
+        self._upkeep = threading.Lock()
 
     @classmethod
-    def open(cls, path: Path, *, max_open_files: int = 64) -> Store:
+    def open(cls, path: Path, *, max_open_files: int = 64) -> Self:
         """*Slow.* Open, or make, the store in directory `path`.
 
+        Args:
+            path: a directory that belongs to the store alone.
+            max_open_files: shared files kept open between reads.
+
         Raises:
-            StoreLocked: another process has it open; the message names its pid.
-            StoreError: it is damaged, or of a newer version.
+            StoreLocked: another process has it open; the message names it.
+            StoreError: its index is damaged, or of another version.
+            StorageError: the directory cannot be made or written.
         """
-        raise NotImplementedError
+        try:
+            (path / "files").mkdir(parents=True, exist_ok=True)
+            lock = _lock(path)
+        except OSError as error:
+            raise StorageError(f"cannot use the store {path}: {error.strerror}") from error
+        try:
+            store = cls(path, lock, max_open_files)
+            store._tidy()
+        except BaseException:
+            os.close(lock)
+            raise
+        return store
 
     def close(self) -> None:
-        """Close everything and give up the lock."""
+        """Close everything and give up the lock. Open downloads stay for later."""
+        for download in list(self._downloads.values()):
+            download.close()
+        self._note_changes()
+        self._sources.close()
+        self._index.close()
+        os.close(self._lock)
 
-    def __enter__(self) -> Store:
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     # objects
 
-    def add(self, built: Built, *, name: str | None = None, pinned: bool = False) -> StoredObject:
-        """*Slow.* Share a hashed object in place. Adding it again updates name, path and pin."""
-        raise NotImplementedError
+    def add(
+        self, built: Built, *, name: str | None = None, pinned: bool = False, copy: bool = False
+    ) -> StoredObject:
+        """*Slow.* Share a hashed object: in place, or, with `copy`, from a copy in the store.
+
+        Adding what is here updates its name and path; it stays pinned if it was. Killed half-way,
+        the object is not here.
+
+        Raises:
+            SourceChanged: with `copy`, a file is no longer what was hashed.
+            StorageError: with `copy`, the disk refuses.
+        """
+        stored = StoredObject(
+            root=built.root,
+            kind=built.kind,
+            size=built.size,
+            name=built.name if name is None else name,
+            path=built.path,
+            added=time.time(),
+            pinned=pinned,
+            state=ObjectState.COMPLETE,
+        )
+        with self._upkeep:
+            sources = [self._add_source(file, copy=copy) for file in built.files]
+            self._join(stored, built, sources)
+        return self._stored(built.root)
 
     def add_bytes(
         self,
-        data: bytes | memoryview,
+        data: bytes | bytearray | memoryview,
         *,
         name: str,
-        segments: Sequence[Segment] | None = None,
+        segments: Segments | None = None,
         hash_function: HashFunction = HashFunction.BLAKE3,
         pinned: bool = False,
     ) -> StoredObject:
-        """*Slow.* Share bytes that have no file: they get one inside the store."""
-        raise NotImplementedError
+        """*Slow.* Share bytes that have no file: they are kept in the store.
+
+        Raises:
+            StorageError: the disk refuses.
+        """
+        path = self._new_file()
+        try:
+            with _storage_errors(path), path.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            built = build(path, segments=segments, hash_function=hash_function)
+            stored = StoredObject(
+                root=built.root,
+                kind=Kind.FILE,
+                size=built.size,
+                name=name,
+                path=path,
+                added=time.time(),
+                pinned=pinned,
+                state=ObjectState.COMPLETE,
+            )
+            with self._upkeep:
+                self._join(stored, built, [self._put_source(built.files[0], path, owned=True)])
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+        return self._stored(built.root)
 
     def objects(self) -> list[StoredObject]:
         """Return all objects, oldest first."""
-        raise NotImplementedError
+        return self._with_changes(self._index.objects())
 
     def object(self, root: CID) -> StoredObject | None:
-        """Return one object, or None."""
-        raise NotImplementedError
+        """Return the object of `root`, or None."""
+        found = self._with_changes(self._index.objects(root))
+        return found[0] if found else None
+
+    def named(self, root: CID) -> list[NamedSegment]:
+        """Return the named segments (tensors) of an object, by file and offset."""
+        return self._index.names(self._number(root))
+
+    def pin(self, root: CID, pinned: bool = True) -> None:
+        """Say whether an object is to be kept when space is needed. Raises NotFound."""
+        with self._index.writing() as transaction:
+            transaction.pin(self._number(root), pinned)
 
     def remove(self, root: CID) -> bool:
-        """*Slow.* Forget an object and what only it needs; user files stay. False: not here."""
-        raise NotImplementedError
+        """*Slow.* Forget an object and what only it needs; False when it is not here.
+
+        A file of the user stays; the store's own copies and part files go.
+
+        Raises:
+            InvalidInput: it is being downloaded.
+        """
+        with self._upkeep:
+            found = self._index.objects(root)
+            if not found:
+                return False
+            if any(download.root == root for download in self._downloads.values()):
+                raise InvalidInput(f"{root} is being downloaded", cid=root, hint="stop that first")
+            for row in self._index.downloads():
+                if row.object == found[0][0]:
+                    discard(self._index, row)
+            with self._index.writing() as transaction:
+                transaction.delete_object(found[0][0])
+                orphans = transaction.take_orphans()
+            self._drop(orphans)
+        return True
 
     def provided(self) -> Iterator[bytes]:
         """Give the multihashes to provide: roots of complete objects and of named segments."""
-        raise NotImplementedError
+        after = b""
+        while page := self._index.roots(after, _ROOTS_PAGE):
+            after = page[-1]
+            yield from (CID.from_bytes(root).multihash for root in page)
 
     # blocks
 
     def has(self, multihash: bytes) -> bool:
-        """Whether a block of this hash would be given now, as far as the index knows."""
-        raise NotImplementedError
+        """Whether a block would be given now, as far as is known without reading it."""
+        return self._reader.has(multihash)
 
     def read_index(self, cid: CID) -> bytes | None:
         """Return an index block, checked against its hash, or None."""
-        raise NotImplementedError
+        return self._reader.index_block(cid.multihash)
 
     def read_blocks(
         self, multihashes: Sequence[bytes], *, max_bytes: int = 1 << 20, gap: int = 0
     ) -> BlockBatch:
-        """Read blocks, index or leaf, checked against their hashes.
+        """Read blocks, index or leaf, each checked against its hash.
 
-        Answers a prefix of `multihashes`: as many as fit `max_bytes`, at least one. Call again with
-        the rest. Adjacent leaves are read in one system call (`preadv`, past the gaps). `gap`: bytes
-        left free before each block, see `BlockBatch.buffer`.
+        Answers a prefix of `multihashes`: what fits `max_bytes` (at most 2 MiB), and at least one.
+        Call again with the rest. Adjacent leaves are read in one system call. `gap`: bytes left
+        free before each leaf, see `BlockBatch.buffer`. 1 MiB from the page cache takes some 0.3 ms,
+        so the event loop may call this where it trusts the disk.
         """
-        raise NotImplementedError
+        return self._reader.read(multihashes, max_bytes, gap)
 
     def availability(self, root: CID) -> Availability | None:
-        """Return which leaves of the file `root` are here; None when nothing is known of it."""
-        raise NotImplementedError
+        """Return which leaves of the file `root` are here; None when it is no file of ours."""
+        for part in list(self._reader.parts.values()):
+            if part.leaves.root == root:
+                return Availability(len(part.leaves), part.done, part.bitmap())
+        for file in self._index.files_of_root(root):
+            source = file.source
+            changed = source.changed or source.id in self._sources.changed
+            if source.download is None and not changed:
+                return Availability(file.leaf_count, True, _full_bitmap(file.leaf_count))
+        return None
 
     # downloads
 
@@ -286,12 +272,213 @@ class Store:
         """*Slow.* Begin, or resume, receiving `root` into `destination`.
 
         Raises:
-            InvalidInput: `destination` exists, or is being written by another download.
+            DestinationTaken: `destination` exists (and is not to be overwritten), or another
+                download of this store is writing it.
         """
-        raise NotImplementedError
+        destination = Path(os.path.abspath(destination))
+        if os.path.lexists(destination) and not overwrite:
+            raise DestinationTaken(f"{destination} exists")
+        with self._upkeep:
+            rows = [row for row in self._index.downloads() if row.destination == destination]
+            if any(row.id in self._downloads for row in rows):
+                raise DestinationTaken(f"{destination} is being downloaded already")
+            known = [row for row in rows if row.root == root]
+            download = Download(
+                known[0] if known else self._begin_download(root, destination),
+                index=self._index,
+                sources=self._sources,
+                reader=self._reader,
+                overwrite=overwrite,
+                on_close=self._close_download,
+            )
+            self._downloads[download.id] = download
+        return download
 
     # upkeep
 
-    def verify(self, root: CID, progress: Callable[[int], None] | None = None) -> VerifyReport:
-        """*Slow.* Hash every block of an object. Sources that match again are offered again."""
-        raise NotImplementedError
+    def verify(self, root: CID, progress: Progress | None = None) -> VerifyReport:
+        """*Slow.* Hash every block of an object. What is sound again is served again.
+
+        Args:
+            root: the object.
+            progress: called with bytes hashed; what it raises ends the check.
+
+        Raises:
+            NotFound: it is not here.
+            InvalidInput: it is not here whole.
+        """
+        number = self._number(root)
+        if self._stored(root).state is ObjectState.PARTIAL:
+            raise InvalidInput(f"{root} is not complete", cid=root, hint="finish the download")
+        return verify(self._index, self._sources, number, root, progress)
+
+    # inside
+
+    def _number(self, root: CID) -> int:
+        found = self._index.objects(root)
+        if not found:
+            raise NotFound(f"{root} is not in the store", cid=root, hint="see `lattica ls`")
+        return found[0][0]
+
+    def _stored(self, root: CID) -> StoredObject:
+        stored = self.object(root)
+        if stored is None:
+            raise NotFound(f"{root} is not in the store", cid=root, hint="see `lattica ls`")
+        return stored
+
+    def _with_changes(self, found: list[tuple[int, StoredObject]]) -> list[StoredObject]:
+        """Lay over rows what is known of sources and not yet written down."""
+        suspects = {*self._sources.changed, *self._sources.damaged_sources()}
+        changed = self._index.objects_of_sources(suspects)
+        return [
+            replace(stored, state=ObjectState.CHANGED)
+            if number in changed and stored.state is ObjectState.COMPLETE
+            else stored
+            for number, stored in found
+        ]
+
+    def _add_source(self, file: BuiltFile, *, copy: bool) -> int:
+        if not copy:
+            return self._put_source(file, file.path, owned=False)
+        path = self._new_file()
+        try:
+            _copy_file(file, path)
+            return self._put_source(file, path, owned=True)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+
+    def _put_source(self, file: BuiltFile, path: Path, *, owned: bool) -> int:
+        stamp = Stamp.of(path.stat()) if owned else file.stamp
+        with self._index.writing() as transaction:
+            source = transaction.put_source(path, stamp, owned=owned)
+        put_leaves(self._index, _leaf_rows(source, file))
+        return source
+
+    def _join(self, stored: StoredObject, built: Built, sources: list[int]) -> None:
+        """Make an object of sources whose leaves are in, in one transaction."""
+        with self._index.writing() as transaction:
+            number = transaction.put_object(stored)
+            transaction.put_blocks(number, built.index.items())
+            for file, source in zip(built.files, sources, strict=True):
+                transaction.put_file(number, file.relative, source, file.root, len(file.leaves))
+                named = [(c.offset, c.length, c.root, c.name) for c in file.segments if c.name]
+                transaction.put_names(number, file.relative, named)
+        for source in sources:
+            self._sources.forget(source)
+        with self._index.writing() as transaction:
+            for row in self._index.files(number):
+                if row.source.id not in sources and _is_superseded(row.source):
+                    transaction.drop_file(number, row.source.id)
+            orphans = transaction.take_orphans()
+        self._drop(orphans)
+
+    def _begin_download(self, root: CID, destination: Path) -> DownloadRow:
+        stored = StoredObject(
+            root=root,
+            kind=Kind.FILE,
+            size=0,
+            name=destination.name,
+            path=destination,
+            added=time.time(),
+            pinned=False,
+            state=ObjectState.PARTIAL,
+        )
+        target = part_path(destination, root)
+        with self._index.writing() as transaction:
+            number = transaction.begin_object(stored)
+            download = transaction.begin_download(number, destination, target)
+        return DownloadRow(download, number, root, destination, target, None, finishing=False)
+
+    def _close_download(self, download: Download) -> None:
+        self._downloads.pop(download.id, None)
+
+    def _new_file(self) -> Path:
+        return self.path / "files" / secrets.token_hex(16)
+
+    def _drop(self, orphans: Iterable[SourceRow]) -> None:
+        """Let go of sources whose rows are gone, and of the files that were the store's own."""
+        for orphan in orphans:
+            self._sources.forget(orphan.id)
+            if orphan.owned:
+                with suppress(OSError):  # the next start sweeps it away
+                    orphan.path.unlink()
+
+    def _note_changes(self) -> None:
+        if self._sources.changed:
+            with self._index.writing() as transaction:
+                transaction.mark_changed(sorted(self._sources.changed))
+
+    def _tidy(self) -> None:
+        """Clear up after a process that was killed."""
+        recover(self._index)
+        with self._index.writing() as transaction:
+            orphans = transaction.take_orphans()
+        self._drop(orphans)
+        owned = self._index.owned_paths()
+        for path in (self.path / "files").iterdir():
+            if path not in owned:
+                _log.info("removing %s, which belongs to no object", path)
+                path.unlink(missing_ok=True)
+
+
+def _lock(path: Path) -> int:
+    """Take the lock of a store: it goes with the descriptor, however the process ends."""
+    lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        owner = os.pread(lock, 32, 0).decode(errors="replace").strip() or "unknown"
+        os.close(lock)
+        raise StoreLocked(f"process {owner} has the store {path} open") from None
+    os.ftruncate(lock, 0)
+    os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+    return lock
+
+
+def _leaf_rows(source: int, file: BuiltFile) -> Iterator[tuple[int, int, bytes, int, int]]:
+    """Give the rows of a file's leaves, each with its segment's stride."""
+    cuts = iter(file.segments)
+    cut = next(cuts)
+    for leaf in file.leaves:
+        while leaf.offset >= cut.offset + cut.length > cut.offset:
+            cut = next(cuts)
+        yield source, leaf.offset, leaf.multihash, leaf.length, cut.stride
+
+
+def _copy_file(file: BuiltFile, path: Path) -> None:
+    """Copy a file and prove that the copy is what was hashed."""
+    with _storage_errors(path):
+        shutil.copyfile(file.path, path)
+        with path.open("rb") as copy:
+            os.fsync(copy.fileno())
+    segments = [Segment(cut.length, cut.stride) for cut in file.segments]
+    try:
+        copied = build(path, segments=segments, hash_function=file.leaves.hash_function)
+    except SegmentsError:
+        copied = None
+    if copied is None or copied.root != file.root:
+        raise SourceChanged(f"{file.path} is no longer what was hashed", cid=file.root)
+
+
+def _is_superseded(source: SourceRow) -> bool:
+    """Whether a place of a file is of no use now that the file has another."""
+    if source.download is not None:
+        return False
+    try:
+        looks = Stamp.of(source.path.stat())
+    except OSError:
+        return True
+    return source.owned or source.changed or not same_file(looks, source.stamp)
+
+
+def _full_bitmap(count: int) -> bytes:
+    return b"\xff" * (count // 8) + bytes([(1 << count % 8) - 1] if count % 8 else [])
+
+
+@contextmanager
+def _storage_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"cannot write {path}: {error.strerror}") from error

@@ -1,0 +1,309 @@
+"""Content on its way in: written in place beside its destination, renamed once when it is whole.
+
+A download writes below one *part path*: a file at its full size with holes where leaves are
+missing, or a directory tree of such files. Which leaves are there is known in memory only. After a
+restart every byte of the file is hashed again, so what was received is kept and nothing is
+believed: there is no bitmap on disk that could disagree with the file. Leaves are served from the
+part file as soon as they are written.
+
+What a kill leaves behind: before `finish` renames, the part path and the rows of the download;
+after it, the destination, which the next start knows by its inode and takes over.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import time
+from contextlib import contextmanager, suppress
+from itertools import islice
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Self
+
+from lattica.errors import InvalidInput
+
+from ._build import Kind, Stamp
+from ._part import PartFile
+from ._unixfs import MAX_SIZE, encode_name
+from ._values import DestinationTaken, ObjectState, StorageError, StoredObject
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from lattica.cid import CID
+
+    from ._dag import LeafTable
+    from ._index import DownloadRow, FileRow, Index
+    from ._reading import Reader
+    from ._sources import Sources
+
+_LEAF_ROWS = 8192  # in one transaction: another writer waits for some 50 ms
+_TAG_CHARACTERS = 8  # of the CID, in the name of the part path
+
+
+class Download:
+    """An object on its way in, file or directory. Made by `Store.download`; a context manager.
+
+    Leaving the block without `finish` keeps everything for a later `Store.download`.
+
+    Attributes:
+        root: what is received.
+        destination: where it will be.
+        part_path: where it is until then, beside the destination.
+    """
+
+    def __init__(
+        self,
+        row: DownloadRow,
+        *,
+        index: Index,
+        sources: Sources,
+        reader: Reader,
+        overwrite: bool,
+        on_close: Callable[[Download], None],
+    ) -> None:
+        self.root, self.destination, self.part_path = row.root, row.destination, row.part_path
+        self.id, self._object = row.id, row.object
+        self._inode = row.inode
+        self._index, self._sources, self._reader = index, sources, reader
+        self._overwrite, self._on_close = overwrite, on_close
+        self._parts: dict[str, PartFile] = {}
+
+    def add_index(self, cid: CID, block: bytes) -> None:
+        """Remember an index block, which `Walker` or `Tree` has checked, for a resume."""
+        with self._index.writing() as transaction:
+            transaction.put_blocks(self._object, [(cid, block)])
+
+    def open_part(self, leaves: LeafTable, path: str = "") -> PartFile:
+        """*Slow.* Open, or make at its full size with holes, the file at `path` in the object.
+
+        `path` is "" when the object is this file. What an earlier run left in it counts for
+        nothing until `PartFile.rescan`. Calling it again returns the same part.
+
+        Raises:
+            StorageError: no room for it, or the disk refuses.
+            UnsafeName: `path` leads out of the object.
+        """
+        if (part := self._parts.get(path)) is not None:
+            return part
+        target = self._target(path)
+        with _storage_errors(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+            descriptor = os.open(target, flags, 0o666)
+            try:
+                self._note_inode()
+                _check_room(descriptor, target, leaves.size)
+                os.ftruncate(descriptor, leaves.size)
+                source = self._register(leaves, path, target, Stamp.of(os.fstat(descriptor)))
+                part = PartFile(leaves, target, descriptor, source, self._reader)
+            except BaseException:
+                os.close(descriptor)
+                raise
+        self._parts[path] = part
+        self._reader.parts[source] = part
+        return part
+
+    def make_directory(self, path: str = "") -> None:
+        """Make a directory at `path` in the object; "" is the object itself."""
+        target = self._target(path)
+        with _storage_errors(target):
+            target.mkdir(parents=True, exist_ok=True)
+            self._note_inode()
+        with self._index.writing() as transaction:
+            transaction.grow_object(self._object, Kind.DIRECTORY, 0)
+
+    def finish(self, *, name: str | None = None) -> StoredObject:
+        """*Slow.* Sync, rename into place, and serve from there. All parts must be done.
+
+        Raises:
+            DestinationTaken: something stands at the destination by now; everything is kept.
+            StorageError: the disk refuses; everything is kept.
+        """
+        opened = {part.source for part in self._parts.values() if part.done}
+        if not all(file.source.id in opened for file in self._files()):
+            raise InvalidInput(f"{self.root} is not complete", cid=self.root)
+        for part in self._parts.values():
+            part.sync()
+        with _storage_errors(self.destination):
+            for directory in {part.path.parent for part in self._parts.values()}:
+                _sync_directory(directory)
+            with self._index.writing() as transaction:
+                transaction.note_finishing(self.id)
+            _move(self.part_path, self.destination, overwrite=self._overwrite)
+            _sync_directory(self.destination.parent)
+        stored = adopt(self._index, self._row(), name)
+        for source in opened:
+            self._sources.forget(source)
+        self.close()
+        return stored
+
+    def discard(self) -> None:
+        """*Slow.* Forget the download and delete what it wrote."""
+        self.close()
+        discard(self._index, self._row())
+
+    def close(self) -> None:
+        """Close its files. Calling it again does nothing."""
+        for part in self._parts.values():
+            self._reader.parts.pop(part.source, None)
+            self._sources.forget(part.source)
+            part.close()
+        self._parts = {}
+        self._on_close(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _row(self) -> DownloadRow:
+        return next(row for row in self._index.downloads() if row.id == self.id)
+
+    def _files(self) -> Iterator[FileRow]:
+        return (file for file in self._index.files(self._object) if file.source.download == self.id)
+
+    def _target(self, path: str) -> Path:
+        if not path:
+            return self.part_path
+        for part in path.split("/"):
+            encode_name(part)
+        return self.part_path / PurePosixPath(path)
+
+    def _note_inode(self) -> None:
+        """Note what stands at the part path, so that it is known again once renamed."""
+        if self._inode is None:
+            self._inode = self.part_path.lstat().st_ino & MAX_SIZE
+            with self._index.writing() as transaction:
+                transaction.note_inode(self.id, self._inode)
+
+    def _register(self, leaves: LeafTable, path: str, target: Path, stamp: Stamp) -> int:
+        """Note the part in the index, leaves first, so that a part with a file row has them all."""
+        for file in self._files():
+            if file.path == path:
+                with self._index.writing() as transaction:
+                    transaction.update_part(file.source.id, stamp)
+                return file.source.id
+        with self._index.writing() as transaction:
+            source = transaction.put_part(target, stamp, self.id)
+        put_leaves(
+            self._index, ((source, leaf.offset, leaf.multihash, leaf.length, 1) for leaf in leaves)
+        )
+        with self._index.writing() as transaction:
+            transaction.put_file(self._object, path, source, leaves.root, len(leaves))
+            kind = Kind.DIRECTORY if path else Kind.FILE
+            transaction.grow_object(self._object, kind, leaves.size)
+        return source
+
+
+def put_leaves(index: Index, rows: Iterable[tuple[int, int, bytes, int, int]]) -> None:
+    """Add leaf rows (source, offset, multihash, length, stride) in transactions of bounded size.
+
+    No file row names their source yet, so a kill in between leaves rows that the next start drops.
+    """
+    rows = iter(rows)
+    while batch := list(islice(rows, _LEAF_ROWS)):
+        with index.writing() as transaction:
+            transaction.put_leaves(batch)
+
+
+def part_path(destination: Path, root: CID) -> Path:
+    """Return where a download to `destination` writes: a name of its own for each root."""
+    suffix = f".{str(root)[-_TAG_CHARACTERS:]}.part"
+    kept = os.fsencode(destination.name)[: 255 - len(suffix)]
+    return destination.with_name(os.fsdecode(kept) + suffix)
+
+
+def recover(index: Index) -> None:
+    """Take over the downloads that a kill cut off between their rename and their rows."""
+    for row in index.downloads():
+        with suppress(OSError):
+            if row.finishing and row.inode == row.destination.lstat().st_ino & MAX_SIZE:
+                with suppress(FileNotFoundError):
+                    row.part_path.unlink()  # the other name of a file that was linked, not renamed
+                adopt(index, row, None)
+
+
+def adopt(index: Index, row: DownloadRow, name: str | None) -> StoredObject:
+    """Turn a download that stands at its destination into an object that is served from there."""
+    files = [file for file in index.files(row.object) if file.source.download == row.id]
+    kind = Kind.DIRECTORY if row.destination.is_dir() else Kind.FILE
+    stamps = {file.path: Stamp.of((row.destination / file.path).stat()) for file in files}
+    stored = StoredObject(
+        root=row.root,
+        kind=kind,
+        size=sum(stamp.size for stamp in stamps.values()),
+        name=row.destination.name if name is None else name,
+        path=row.destination,
+        added=time.time(),
+        pinned=False,
+        state=ObjectState.COMPLETE,
+    )
+    with index.writing() as transaction:
+        transaction.put_object(stored)
+        for file in files:
+            path = row.destination / file.path
+            transaction.update_source(file.source.id, path, stamps[file.path])
+        transaction.end_download(row.id)
+    return stored
+
+
+def discard(index: Index, row: DownloadRow) -> None:
+    """Delete what a download wrote, then its rows, and its object if nothing else wants that."""
+    with _storage_errors(row.part_path):
+        if row.part_path.is_dir() and not row.part_path.is_symlink():
+            shutil.rmtree(row.part_path)
+        else:
+            row.part_path.unlink(missing_ok=True)
+    with index.writing() as transaction:
+        transaction.end_download(row.id)
+        if not transaction.is_wanted(row.object):
+            transaction.delete_object(row.object)
+
+
+def _move(source: Path, destination: Path, *, overwrite: bool) -> None:
+    """Rename, all or nothing, and over nothing unless told so."""
+    if overwrite and not destination.is_dir():
+        os.replace(source, destination)
+        return
+    if os.path.lexists(destination):
+        raise DestinationTaken(f"{destination} exists")
+    if source.is_dir():
+        os.rename(source, destination)
+        return
+    try:
+        os.link(source, destination)  # unlike a rename, it fails if something has come between
+    except FileExistsError:
+        raise DestinationTaken(f"{destination} exists") from None
+    except OSError:
+        os.rename(source, destination)  # a file system without hard links
+    else:
+        source.unlink()
+
+
+def _check_room(descriptor: int, path: Path, size: int) -> None:
+    status, disk = os.fstat(descriptor), os.statvfs(path.parent)
+    if not stat.S_ISREG(status.st_mode):
+        raise StorageError(f"{path} is not a regular file")
+    missing = size - status.st_blocks * 512
+    free = disk.f_bavail * disk.f_frsize
+    if missing > free:
+        raise StorageError(f"{path} needs {missing} more bytes, the disk has {free}")
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _storage_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"cannot write {path}: {error.strerror}") from error

@@ -1,0 +1,154 @@
+"""What the store tells its callers, and the errors it raises."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lattica.errors import InvalidInput, LatticaError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from lattica.cid import CID
+
+    from ._build import Kind
+
+
+class StoreError(LatticaError):
+    """The store itself cannot be used."""
+
+    code = "store"
+    hint = "check the disk; a store that is damaged can be removed, shared files are not in it"
+
+
+class StorageError(LatticaError):
+    """The disk refused a write: it is full, read-only or failing."""
+
+    code = "storage"
+    hint = "free some space, then run the same command: what was received is kept"
+
+
+class StoreLocked(InvalidInput):
+    """Another process has the store open."""
+
+    code = "store-locked"
+    hint = "use the running node, or stop it first"
+
+
+class DestinationTaken(InvalidInput):
+    """Something stands, or is being written, where a download should go."""
+
+    code = "destination-taken"
+    hint = "choose another destination, or move away what is there"
+
+
+class Absent(enum.Enum):
+    """Why a block was not given."""
+
+    NOT_HERE = enum.auto()
+    SOURCE_CHANGED = enum.auto()  # the file that held it is no longer what was shared
+
+
+class ObjectState(enum.IntEnum):
+    """Whether an object can be served whole."""
+
+    COMPLETE = 0
+    PARTIAL = 1  # being downloaded, or a download that stopped
+    CHANGED = 2  # a file is no longer what was shared; `verify` looks again
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    """One object of the store.
+
+    Attributes:
+        root: its identifier.
+        kind: file or directory.
+        size: content bytes; of a download, of the files opened so far.
+        name: what it was shared as.
+        path: where it is, or will be, on disk.
+        added: seconds since the epoch.
+        pinned: whether it is to be kept when space is needed.
+        state: whether it can be served whole.
+    """
+
+    root: CID
+    kind: Kind
+    size: int
+    name: str
+    path: Path
+    added: float
+    pinned: bool
+    state: ObjectState
+
+
+@dataclass(frozen=True, slots=True)
+class NamedSegment:
+    """A segment that somebody looks up: a tensor.
+
+    Attributes:
+        path: of the file inside the object; "" when it is the object.
+        name: the label it was given.
+        offset: in bytes, in the file.
+        length: in bytes.
+        root: its own identifier, the same in every file that contains it.
+    """
+
+    path: str
+    name: str
+    offset: int
+    length: int
+    root: CID
+
+
+@dataclass(frozen=True, slots=True)
+class Availability:
+    """Which leaves of a file are here, by number.
+
+    Attributes:
+        leaf_count: of the whole file.
+        complete: whether all of them are here.
+        bitmap: leaf i is bit i % 8 (the lowest is 0) of byte i // 8; spare bits are 0.
+    """
+
+    leaf_count: int
+    complete: bool
+    bitmap: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """A block of an object that is gone or no longer hashes to its CID.
+
+    Attributes:
+        cid: the block's.
+        path: the file's inside the object; "" when it is the object.
+        offset: of the first content byte that is affected, in the file.
+        length: content bytes affected, as far as the index tells.
+        reason: what is wrong.
+    """
+
+    cid: CID
+    path: str
+    offset: int
+    length: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyReport:
+    """What `Store.verify` found.
+
+    Attributes:
+        root: the object.
+        checked_bytes: content bytes that were read and hashed.
+        damaged_count: blocks that failed.
+        damaged: the first of them.
+    """
+
+    root: CID
+    checked_bytes: int
+    damaged_count: int
+    damaged: tuple[Damage, ...]

@@ -1,0 +1,151 @@
+"""Hashing everything that an object consists of: what a disk does to old files, found out."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from lattica.cid import Codec
+from lattica.errors import IntegrityError
+
+from ._build import Stamp
+from ._sources import read_exactly, same_file
+from ._unixfs import MAX_BLOCK_BYTES, DagError
+from ._values import Damage, VerifyReport
+from ._walk import Tree, Walker
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from lattica.cid import CID
+
+    from ._build import Progress
+    from ._dag import Leaf
+    from ._index import FileRow, Index
+    from ._sources import Sources
+
+_MAX_LISTED = 1000  # damages in a report; more are counted
+
+
+def verify(
+    index: Index, sources: Sources, object_id: int, root: CID, progress: Progress | None
+) -> VerifyReport:
+    """Hash the index blocks and leaves of a complete object, in every place where it is.
+
+    A file that is sound in one place is sound. A place that is sound although it looked changed is
+    served again; one that is not, is not.
+    """
+    check = _Check(index, sources, progress)
+    check.tree(root)
+    files: dict[str, list[FileRow]] = {}
+    for file in index.files(object_id):
+        if file.source.download is None:
+            files.setdefault(file.path, []).append(file)
+    for rows in files.values():
+        damages = [check.place(row) for row in rows]
+        if all(damages):
+            check.note(min(damages, key=len))
+    return VerifyReport(root, check.checked_bytes, check.damaged_count, tuple(check.damaged))
+
+
+@dataclass(slots=True)
+class _Check:
+    index: Index
+    sources: Sources
+    progress: Progress | None
+    checked_bytes: int = 0
+    damaged_count: int = 0
+    damaged: list[Damage] = field(default_factory=list)
+    _buffer: bytearray = field(default_factory=lambda: bytearray(MAX_BLOCK_BYTES))
+
+    def note(self, damages: list[Damage]) -> None:
+        """Report damages."""
+        self.damaged_count += len(damages)
+        self.damaged += damages[: _MAX_LISTED - len(self.damaged)]
+
+    def tree(self, root: CID) -> None:
+        """Check the directories of the object."""
+        if root.codec != Codec.DAG_PB:
+            return
+        tree = Tree(root)
+        while needed := tree.needed():
+            for cid in needed:
+                block = self.index.block(cid.multihash)
+                try:
+                    tree.receive(cid, b"" if block is None else block)
+                except (IntegrityError, DagError):
+                    self.note([Damage(cid, "", 0, 0, "index block is missing or damaged")])
+                    return
+
+    def place(self, file: FileRow) -> list[Damage]:
+        """Check a file in one place, and note what came out."""
+        source = file.source
+        try:
+            descriptor = os.open(source.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError as error:
+            self.sources.changed.add(source.id)
+            reason = f"cannot open {source.path}: {error.strerror}"
+            return [Damage(file.root, file.path, 0, source.stamp.size, reason)]
+        try:
+            before = Stamp.of(os.fstat(descriptor))
+            self.sources.forget(source.id)
+            damages = list(self._damages(file, descriptor))
+            unchanged = same_file(before, source.stamp)
+            if not damages and before == Stamp.of(os.fstat(descriptor)):
+                if source.changed or not unchanged:
+                    with self.index.writing() as transaction:
+                        transaction.update_source(source.id, source.path, before)
+            elif not unchanged:
+                self.sources.changed.add(source.id)
+        finally:
+            os.close(descriptor)
+        return damages
+
+    def _damages(self, file: FileRow, descriptor: int) -> Iterator[Damage]:
+        size = file.source.stamp.size if file.root.codec == Codec.RAW else None
+        walker = Walker(file.root, size=size)
+        while not walker.done:
+            for cid in walker.needed():
+                block = self.index.block(cid.multihash)
+                try:
+                    walker.receive(cid, b"" if block is None else block)
+                except (IntegrityError, DagError):
+                    yield Damage(cid, file.path, 0, 0, "index block is missing or damaged")
+                    return
+            for batch in _batches(walker.leaves()):
+                yield from self._damaged_leaves(file, descriptor, batch)
+
+    def _damaged_leaves(
+        self, file: FileRow, descriptor: int, batch: list[Leaf]
+    ) -> Iterator[Damage]:
+        size = sum(leaf.length for leaf in batch)
+        rest = memoryview(self._buffer)[:size]
+        reason = "wrong bytes"
+        try:
+            if not read_exactly(descriptor, batch[0].offset, [rest]):
+                reason, rest = "the file is too short", rest[:0]
+        except OSError as error:
+            reason, rest = f"cannot be read: {error.strerror}", rest[:0]
+        for leaf in batch:
+            data, rest = rest[: leaf.length], rest[leaf.length :]
+            if len(data) != leaf.length or not leaf.cid.matches(data):
+                self.sources.note_damaged(file.source.id, leaf.offset)
+                yield Damage(leaf.cid, file.path, leaf.offset, leaf.length, reason)
+        self.checked_bytes += size
+        if self.progress is not None:
+            self.progress(size)
+
+
+def _batches(leaves: Iterator[Leaf]) -> Iterator[list[Leaf]]:
+    """Group leaves that follow each other into buffers full."""
+    batch: list[Leaf] = []
+    size = 0
+    for leaf in leaves:
+        if batch and size + leaf.length > MAX_BLOCK_BYTES:
+            yield batch
+            batch, size = [], 0
+        batch.append(leaf)
+        size += leaf.length
+    if batch:
+        yield batch
