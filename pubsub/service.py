@@ -17,7 +17,7 @@ import logging
 import random
 import time
 from collections import deque
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING
 
 import trio
@@ -32,7 +32,7 @@ from ._router import Router
 from ._values import Message, Statistics, Validator, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
 
     from lattica.identity import PeerId
     from lattica.transport import Connection, Mesh, Stream
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from ._parameters import Parameters, ScoreParameters
 
 _log = logging.getLogger(__name__)
+_STREAM_ERRORS = (LatticaError, trio.BrokenResourceError, trio.ClosedResourceError)
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0  # before a broken stream is opened again
 
 
@@ -128,6 +129,16 @@ class _Session:
         self.inbound: Stream | None = None
         self.wake = trio.Event()
         self.scope = trio.CancelScope()
+        self.failure: Exception | None = None  # of the stream we send on
+
+    @contextmanager
+    def fails(self, scope: trio.CancelScope) -> Iterator[None]:
+        """Note what breaks the stream, and end all that is done with it."""
+        try:
+            yield
+        except _STREAM_ERRORS as error:
+            self.failure = self.failure or error
+            scope.cancel()
 
 
 class Pubsub:
@@ -290,7 +301,7 @@ class Pubsub:
                 await self._send(session)
             except ProtocolNotSupported:
                 return
-            except (LatticaError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            except _STREAM_ERRORS as error:
                 _log.debug("the gossip stream to %s broke: %s", session.peer, error)
             if session.connection.closing:
                 return
@@ -301,22 +312,32 @@ class Pubsub:
             self._router.greet(session.peer)
 
     async def _send(self, session: _Session) -> None:
+        """Send what waits for a peer on a stream of its own. Raises what ended the stream."""
         async with await session.connection.open_stream(session.protocol) as stream:
-            async with private_nursery() as nursery:
-                nursery.start_soon(self._watch, stream)
-                while True:
-                    rpc = self._router.next_rpc(session.peer)
-                    if rpc is None:
-                        session.wake = trio.Event()
-                        await session.wake.wait()
-                        continue
-                    await stream.send_message(rpc)
-                    self._room.unpark_all()
+            async with trio.open_nursery() as nursery:
+                # Both may find the stream broken; the first to do so ends the other.
+                nursery.start_soon(self._pump, session, stream, nursery.cancel_scope)
+                nursery.start_soon(self._watch, session, stream, nursery.cancel_scope)
+            if session.failure is not None:
+                failure, session.failure = session.failure, None
+                raise failure
 
-    async def _watch(self, stream: Stream) -> None:
+    async def _pump(self, session: _Session, stream: Stream, scope: trio.CancelScope) -> None:
+        with session.fails(scope):
+            while True:
+                rpc = self._router.next_rpc(session.peer)
+                if rpc is None:
+                    session.wake = trio.Event()
+                    await session.wake.wait()
+                    continue
+                await stream.send_message(rpc)
+                self._room.unpark_all()
+
+    async def _watch(self, session: _Session, stream: Stream, scope: trio.CancelScope) -> None:
         """Notice that a stream of ours is reset while nothing is sent. Nothing comes on it."""
-        if await stream.receive_some(1):
-            raise ProtocolError("the peer writes on our gossip stream", peer=stream.peer)
+        with session.fails(scope):
+            if await stream.receive_some(1):
+                raise ProtocolError("the peer writes on our gossip stream", peer=stream.peer)
 
     # What peers send
 

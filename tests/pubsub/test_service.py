@@ -315,6 +315,23 @@ async def test_a_peer_that_disconnects_and_comes_back_misses_nothing_recent(
         assert received == [b"alone", b"together"]
 
 
+async def test_a_link_that_breaks_while_messages_flow_ends_only_that_session(
+    autojump_clock: MockClock, network: MemoryNetwork
+) -> None:
+    async with open_nodes(3, network) as (one, two, three):
+        await dial(one.mesh, two.mesh)
+        await dial(one.mesh, three.mesh)
+        async with two.pubsub.subscribe(TOPIC), three.pubsub.subscribe(TOPIC) as subscription:
+            await settle()
+            for number in range(6):  # 5 MB are under way when the link breaks
+                assert await one.pubsub.publish(TOPIC, bytes([number]) * 900_000) == 2
+            network.crash("node-1")
+            await settle()
+            assert await one.pubsub.publish(TOPIC, b"on") == 1
+            received = [(await subscription.receive()).data for _ in range(7)]
+            assert received[-1] == b"on"
+
+
 async def test_pubsub_that_closes_on_one_side_is_noticed_and_may_open_again(
     autojump_clock: MockClock, pair: list[Node], network: MemoryNetwork
 ) -> None:
