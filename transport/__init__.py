@@ -10,6 +10,7 @@ from ._connections import ConnectionLimit as ConnectionLimit
 from ._dial import (
     Attempt as Attempt,
     DialError as DialError,
+    MeshClosed as MeshClosed,
     NotDialable as NotDialable,
     SelfDial as SelfDial,
 )
@@ -37,7 +38,6 @@ from .limits import Limits as Limits
 from .memory import MemoryNetwork as MemoryNetwork, MemoryTransport as MemoryTransport
 from .mesh import (
     Mesh as Mesh,
-    MeshClosed as MeshClosed,
     NoTransport as NoTransport,
     open_mesh as open_mesh,
 )

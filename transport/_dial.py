@@ -34,6 +34,13 @@ class SelfDial(InvalidInput):
     hint = "give the address or ID of another node"
 
 
+class MeshClosed(LatticaError):
+    """The mesh is closed, or closing."""
+
+    code = "mesh-closed"
+    hint = "use the mesh inside its `async with` block"
+
+
 @dataclass(frozen=True, slots=True)
 class Attempt:
     """One address that was tried, and why it did not lead to the peer."""

@@ -18,7 +18,7 @@ import trio
 from lattica.errors import DeadlineExceeded, LatticaError, Unreachable
 
 from ._channel import PeerIdMismatch
-from ._dial import Attempt, DialError, Plan, SelfDial, plan_dial
+from ._dial import Attempt, DialError, MeshClosed, Plan, SelfDial, plan_dial
 from ._race import AllFailed, race
 from ._upgrade import Upgraded, upgrade
 
@@ -160,6 +160,9 @@ class Dialer(Generic[_C]):
             pass
         except LatticaError as error:  # no room for the connection
             dial.error = error
+        except BaseException:
+            dial.error = MeshClosed("the mesh was closed while it dialled", peer=peer)
+            raise
         finally:
             self._forget(peer, dial)
             if dial.connection is None and dial.error is None:

@@ -46,7 +46,7 @@ class PeerIdentified:
 
 @dataclass(frozen=True, slots=True)
 class PeerDisconnected:
-    """The last connection to a peer has ended; `reason` is None where one side just closed it."""
+    """The last connection to a peer has ended. `reason` says why, a goodbye included."""
 
     peer: PeerId
     reason: LatticaError | None

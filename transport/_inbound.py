@@ -7,6 +7,7 @@ deadline. Who exceeds a bound is closed at once; nobody can be told more than th
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 from collections import Counter
 from typing import TYPE_CHECKING
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from ._links import Listener, RawLink
     from .limits import Limits
+    from .multiaddr import Multiaddr
 
 _log = logging.getLogger(__name__)
 _BACK_OFF_S = 0.1  # after an accept that failed: descriptors come free by themselves, or never
@@ -76,7 +78,7 @@ class Inbound:
                 _log.warning("no more inbound connections for now: %s", error)
                 await trio.sleep(_BACK_OFF_S)
                 continue
-            source = link.remote_address.parts[0][1]
+            source = _source(link.remote_address)
             try:
                 self._check_room()
                 self._check_pending(source)
@@ -124,3 +126,11 @@ class Inbound:
     def _note_refusal(self, source: str, error: LatticaError) -> None:
         self.refused[error.code] += 1
         _log.debug("inbound connection from %s refused: %s", source, error)
+
+
+def _source(address: Multiaddr) -> str:
+    """Return whom to count a link to: the IP address, of IPv6 the /64 that one host may fill."""
+    ip = address.ip
+    if isinstance(ip, ipaddress.IPv6Address):
+        return str(ipaddress.IPv6Network((ip, 64), strict=False))
+    return address.parts[0][1]

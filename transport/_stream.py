@@ -427,6 +427,8 @@ class Stream(trio.abc.HalfCloseableStream):
                 raise trio.ClosedResourceError("the stream was closed here")
             if self._negotiation is not None:
                 self._negotiate()
+            if self._refusal is not None:
+                raise self._refusal
             if self._negotiation is None and (only_agreement or self._substream.unread_bytes):
                 return True
             if self._at_end():

@@ -26,7 +26,7 @@ class Limits:
             striping over several cores wants a few more.
         pending_inbound: inbound links whose handshake is not done. Each costs a task and a key
             exchange, before we know whom we talk to.
-        pending_inbound_per_ip: the same, from one remote IP address.
+        pending_inbound_per_ip: the same, from one remote IP address (of IPv6: from one /64).
         accept_backlog: connections the operating system completes ahead of us, per listener.
         connect_timeout_s: one address, until the link is open; name lookup included.
         handshake_timeout_s: one link, until it is secured and has a muxer; each direction.

@@ -26,6 +26,7 @@ from lattica.errors import DeadlineExceeded, InvalidInput, LatticaError
 
 from ._book import AddressBook
 from ._connections import ConnectionTable
+from ._dial import MeshClosed
 from ._dialer import Dialer
 from ._events import Broadcast, PeerConnected, PeerDisconnected, PeerIdentified
 from ._inbound import Inbound
@@ -56,13 +57,6 @@ _LINK_ERRORS = (LatticaError, trio.BrokenResourceError, trio.ClosedResourceError
 PROTOCOL_VERSION = "lattica-mesh/common/1"
 _IDENTIFIED_TTL_S = 3600.0  # how long addresses that a peer announced are remembered
 _EXPANSION_TTL_S = 30.0  # how long the list of this machine's interfaces is taken for true
-
-
-class MeshClosed(LatticaError):
-    """The mesh is closed, or closing."""
-
-    code = "mesh-closed"
-    hint = "use the mesh inside its `async with` block"
 
 
 class NoTransport(InvalidInput):
