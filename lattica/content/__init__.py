@@ -19,8 +19,29 @@ from ._dag import (
     leaf_size as leaf_size,
 )
 from ._download import Download as Download
+from ._events import (
+    BadLeaf as BadLeaf,
+    DiskFull as DiskFull,
+    FetchDone as FetchDone,
+    Fetched as Fetched,
+    FetchEvent as FetchEvent,
+    FetchProgress as FetchProgress,
+    FetchStarted as FetchStarted,
+    LeafMismatch as LeafMismatch,
+    NoProvider as NoProvider,
+    ProviderJoined as ProviderJoined,
+    ProviderLeft as ProviderLeft,
+    ProvidersLost as ProvidersLost,
+    ProviderSlow as ProviderSlow,
+    SourcesChanged as SourcesChanged,
+)
 from ._part import PartFile as PartFile
 from ._reading import BlockBatch as BlockBatch
+from ._traffic import (
+    ExchangeLimits as ExchangeLimits,
+    ExchangeStats as ExchangeStats,
+    Traffic as Traffic,
+)
 from ._unixfs import (
     MAX_BLOCK_BYTES as MAX_BLOCK_BYTES,
     DagError as DagError,
@@ -49,26 +70,5 @@ from ._walk import (
     TreeTooLarge as TreeTooLarge,
     Walker as Walker,
 )
+from .exchange import Exchange as Exchange, open_exchange as open_exchange
 from .store import Store as Store
-from ._events import (
-    BadLeaf as BadLeaf,
-    DiskFull as DiskFull,
-    Fetched as Fetched,
-    FetchDone as FetchDone,
-    FetchEvent as FetchEvent,
-    FetchProgress as FetchProgress,
-    FetchStarted as FetchStarted,
-    LeafMismatch as LeafMismatch,
-    NoProvider as NoProvider,
-    ProviderJoined as ProviderJoined,
-    ProviderLeft as ProviderLeft,
-    ProviderSlow as ProviderSlow,
-    ProvidersLost as ProvidersLost,
-    SourcesChanged as SourcesChanged,
-)
-from .exchange import (
-    Exchange as Exchange,
-    ExchangeStats as ExchangeStats,
-    Traffic as Traffic,
-    open_exchange as open_exchange,
-)

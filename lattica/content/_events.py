@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, TypeAlias
 from lattica.errors import (
     IntegrityError,
     LatticaError,
-    LimitExceeded,
     NotFound,
     SourceChanged,
     Unreachable,
 )
+
+from ._values import StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -157,7 +158,7 @@ class SourcesChanged(SourceChanged):
     hint = f"find another provider, or have the file shared again; {_RESUME}"
 
 
-class DiskFull(LimitExceeded):
+class DiskFull(StorageError):
     """The disk has no room for the object."""
 
     code = "disk-full"

@@ -21,7 +21,7 @@ from lattica.codec._canonical import Value, pack, unpack
 from lattica.errors import CodecError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 PROTOCOL = "/lattica/content/1.0.0"
 
@@ -352,14 +352,16 @@ class AnswerDecoder:
         """Whether an answer has begun and is not complete: no place for a stream to end."""
         return self._head is not None or bool(self._partial)
 
-    def receive(self, data: bytes | bytearray | memoryview) -> list[Answer]:
-        """Take bytes from the wire and return the answers that they complete.
+    def receive(self, data: bytes | bytearray | memoryview) -> Iterator[Answer]:
+        """Take bytes from the wire and give the answers that they complete, one by one.
+
+        Each is given before the head behind it is read, so that `place` knows of it. Go through
+        all of them before the next call.
 
         Raises:
             MessageError: a payload over its limit.
             ProtocolError: what `place` raises.
         """
-        answers: list[Answer] = []
         view, offset, size = memoryview(data), 0, len(data)
         while offset < size or (self._head is not None and self._filled == len(self._target)):
             if self._head is None:
@@ -370,9 +372,9 @@ class AnswerDecoder:
             self._target[self._filled : end] = view[offset : offset + take]
             self._filled, offset = end, offset + take
             if end == len(self._target):
-                answers.append(Answer(self._head, self._target))
+                answer = Answer(self._head, self._target)
                 self._head, self._target = None, memoryview(b"")
-        return answers
+                yield answer
 
     def _receive_head(self, view: memoryview, offset: int) -> int:
         end = offset + HEAD_SIZE - len(self._partial)

@@ -1,46 +1,65 @@
-"""Content to and from peers."""
+"""Content to and from peers: the one service of this package.
+
+    async with open_exchange(mesh, store) as exchange:
+        await exchange.fetch(root, destination, providers=[provider])
+
+Serving: every stream that a peer opens is a `Conversation` (`_serve`) over the store. Fetching:
+each call is a `Fetch` (`fetch`), planned by a `Planner`. The two meet here: what a fetch has
+verified is served at once, and a peer that asks us for what we are fetching is one we may ask, too.
+"""
 
 from __future__ import annotations
 
+from collections import Counter, OrderedDict
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
+import trio
+
+from lattica.cid import CID, Codec
+from lattica.errors import InvalidInput
+
+from ._dag import LeafTable
+from ._messages import HEAD_SIZE, PROTOCOL, Status, unpack_bitmap
+from ._serve import Conversation, TooManyStreams, converse
+from ._traffic import ExchangeLimits, ExchangeStats
+from ._unixfs import DagError
+from ._values import ObjectState
+from ._walk import Walker
+from .fetch import Fetch
+
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
+    from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
     from pathlib import Path
 
-    from lattica.cid import CID
     from lattica.identity import PeerId
-    from lattica.transport import Mesh, PeerInfo
+    from lattica.transport import Mesh, PeerInfo, Stream
 
     from ._build import Segments
     from ._events import Fetched, FetchEvent
+    from ._reading import BlockBatch
+    from ._serve import Gains
     from .store import Store
 
-
-@dataclass(slots=True)
-class Traffic:
-    """What went through the exchange, in content bytes and leaves (index blocks count as such)."""
-
-    sent_bytes: int = 0
-    sent_leaves: int = 0
-    received_bytes: int = 0
-    received_leaves: int = 0
-
-
-@dataclass(slots=True)
-class ExchangeStats:
-    """Counters since the exchange was opened. `peers` keeps the latest thousand."""
-
-    total: Traffic = field(default_factory=Traffic)
-    peers: dict[PeerId, Traffic] = field(default_factory=dict)
+_READERS = 4  # worker threads that read for all streams: more do not make two cores faster
+_MAX_TABLES = 8  # files whose leaves were asked for by range lately
+_MAX_TABLE_LEAVES = 1 << 20  # of all of them: 40 MiB; larger files are asked for by hash
 
 
 class Exchange:
-    """Serves what the store holds, and fetches. Made by `open_exchange`."""
+    """Serves what the store holds, and fetches. Made by `open_exchange`.
 
-    stats: ExchangeStats
+    Attributes:
+        stats: counters, in all and by peer.
+        limits: bounds of serving and fetching.
+    """
+
+    def __init__(self, mesh: Mesh, store: Store, limits: ExchangeLimits) -> None:
+        self.stats, self.limits = ExchangeStats(), limits
+        self._mesh, self._store = mesh, store
+        self._library = _StoreLibrary(self)
+        self._fetches: dict[CID, Fetch] = {}
 
     async def fetch(
         self,
@@ -70,7 +89,7 @@ class Exchange:
             overwrite: replace what stands at `destination`.
             name: what the store lists the object as.
             segments: how to cut files, to recognise content that is at `destination` already.
-            patience: seconds without a connected provider before the fetch gives up.
+            patience: seconds without anyone to ask before the fetch gives up.
             progress: called with each event, on the loop; what it raises ends the fetch.
 
         Raises:
@@ -79,14 +98,143 @@ class Exchange:
             NoProvider: nobody who could be asked holds what is missing.
             ProvidersLost: those who might hold it could not be reached.
             InvalidInput: something else stands at `destination`.
-            DiskFull: no room for it. StoreError: the disk refuses otherwise.
+            StorageError: the disk refuses, or has no room (DiskFull).
             DagError: the object itself is malformed.
         """
-        raise NotImplementedError
+        fetch = Fetch(
+            self._mesh,
+            self._store,
+            root,
+            destination,
+            limits=self.limits,
+            stats=self.stats,
+            patience=patience,
+            progress=progress,
+        )
+        first = self._fetches.setdefault(root, fetch)
+        try:
+            return await fetch.run(
+                providers, more, overwrite=overwrite, name=name, segments=segments
+            )
+        finally:
+            if first is fetch:
+                del self._fetches[root]
+
+
+class _StoreLibrary:
+    """What conversations are served from: the store, and the fetches that are running."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        self.limits, self.stats = exchange.limits, exchange.stats
+        self._exchange, self._store = exchange, exchange._store
+        self._readers = trio.CapacityLimiter(_READERS)
+        self._busy: set[Conversation] = set()
+        self._streams: Counter[PeerId] = Counter()
+        self._tables: OrderedDict[CID, LeafTable] = OrderedDict()
+
+    async def serve(self, stream: Stream) -> None:
+        """Handle one stream. Registered with the mesh."""
+        if self._streams[stream.peer] >= self.limits.streams_per_peer:
+            limit = self.limits.streams_per_peer
+            raise TooManyStreams(f"more than {limit} content streams", peer=stream.peer)
+        self._streams[stream.peer] += 1
+        try:
+            await converse(stream, self)
+        finally:
+            self._streams[stream.peer] -= 1
+            self._streams += Counter()  # drops peers without streams
+
+    def admit(self, conversation: Conversation) -> bool:
+        """Say whether one more may be served."""
+        if len(self._busy) >= self.limits.busy_streams:
+            return False
+        self._busy.add(conversation)
+        return True
+
+    def leave(self, conversation: Conversation) -> None:
+        """One less is served."""
+        self._busy.discard(conversation)
+
+    def share(self) -> int:
+        """Return the share of one stream: half of it is read while half of it is sent."""
+        share = self.limits.read_bytes // (2 * max(1, len(self._busy)))
+        return max(1, min(self.limits.batch_bytes, share))
+
+    async def read(self, hashes: Sequence[bytes], max_bytes: int) -> BlockBatch:
+        """Read blocks in a worker thread, each hashed there. Cancelled, none is lost."""
+        read = partial(self._store.read_blocks, hashes, max_bytes=max_bytes, gap=HEAD_SIZE)
+        return await trio.to_thread.run_sync(read, limiter=self._readers)
+
+    async def leaf_hashes(self, root: CID, first: int, count: int) -> list[bytes] | Status:
+        """Look a range of leaves up in the file's index, which is kept for the next range."""
+        table = self._tables.get(root)
+        if table is None:
+            try:
+                look_up = partial(_leaf_table, self._store, root)
+                table = await trio.to_thread.run_sync(look_up, limiter=self._readers)
+            except (DagError, InvalidInput):  # a directory, or no index of ours
+                table = None
+            if table is None:
+                return Status.ABSENT
+            self._remember(root, table)
+        if len(table) > _MAX_TABLE_LEAVES:
+            return Status.TOO_LARGE
+        self._tables.move_to_end(root)
+        return [table[leaf].multihash for leaf in range(first, min(first + count, len(table)))]
+
+    def _remember(self, root: CID, table: LeafTable) -> None:
+        self._tables[root] = table
+        while len(self._tables) > 1 and (
+            len(self._tables) > _MAX_TABLES
+            or sum(map(len, self._tables.values())) > _MAX_TABLE_LEAVES
+        ):
+            self._tables.popitem(last=False)
+
+    async def availability(self, root: CID, peer: PeerId) -> bytes | Gains | None:
+        """Say what of `root` is here. Who asks while we fetch it becomes one we may ask."""
+        fetch = self._exchange._fetches.get(root)
+        if fetch is not None and (gains := fetch.meet(peer)) is not None:
+            return gains
+        return await trio.to_thread.run_sync(self._held, root, limiter=self._readers)
+
+    def _held(self, root: CID) -> bytes | None:
+        stored = self._store.object(root)
+        if stored is not None and stored.state is ObjectState.COMPLETE:
+            return b""
+        held = self._store.availability(root)
+        if held is None:
+            return None
+        return b"" if held.complete else unpack_bitmap(held.bitmap, held.leaf_count)
+
+
+def _leaf_table(store: Store, root: CID) -> LeafTable | None:
+    """Read a file's leaves from its index, one over the limit at most. None: not a file here."""
+    table = LeafTable(root)
+    if root.codec == Codec.RAW:
+        table.append(0, root.multihash)
+        return table
+    walker = Walker(root)
+    while not walker.done:
+        for cid in walker.needed():
+            block = store.read_index(cid)
+            if block is None:
+                return None
+            walker.receive(cid, block)
+        for leaf in walker.leaves():
+            table.append(leaf.length, leaf.multihash)
+            if len(table) > _MAX_TABLE_LEAVES:
+                return table
+    return table
 
 
 @asynccontextmanager
-async def open_exchange(mesh: Mesh, store: Store) -> AsyncIterator[Exchange]:
+async def open_exchange(
+    mesh: Mesh, store: Store, *, limits: ExchangeLimits | None = None
+) -> AsyncIterator[Exchange]:
     """Serve `store` to the peers of `mesh`, and fetch from them, until the block ends."""
-    raise NotImplementedError
-    yield Exchange()
+    exchange = Exchange(mesh, store, limits or ExchangeLimits())
+    mesh.handle(PROTOCOL, exchange._library.serve)
+    try:
+        yield exchange
+    finally:
+        mesh.unhandle(PROTOCOL)

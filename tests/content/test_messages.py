@@ -85,7 +85,7 @@ def fields_of(request: Request) -> dict[str, Any]:
 
 def answers_of(wire_bytes: bytes) -> list[dict[str, Any]]:
     decoder = AnswerDecoder(take_any)
-    answers = decoder.receive(wire_bytes)
+    answers = list(decoder.receive(wire_bytes))
     if decoder.inside:
         raise MessageError("cut short")
     return [
@@ -217,7 +217,7 @@ def test_a_leaf_is_written_where_it_belongs_and_nowhere_else() -> None:
     memory = bytearray(12)
     decoder = AnswerDecoder(lambda head: memoryview(memory)[4 : 4 + head.length])
     head = bytes(AnswerHead(AnswerKind.LEAF, 0, 0, 0, 1, 0, 5))
-    assert decoder.receive(head + b"he") == []
+    assert not list(decoder.receive(head + b"he"))
     assert decoder.inside
     (answer,) = decoder.receive(b"llo")
     assert memory == b"\0\0\0\0hello\0\0\0"
@@ -228,13 +228,13 @@ def test_a_leaf_is_written_where_it_belongs_and_nowhere_else() -> None:
 def test_a_leaf_is_placed_before_any_byte_of_it_is_taken() -> None:
     head = AnswerHead(AnswerKind.LEAF, 0, 0, 0, 1, 0, (1 << 32) - 1)
     with pytest.raises(ProtocolError, match="vouches"):
-        AnswerDecoder(take_any).receive(bytes(head))
+        list(AnswerDecoder(take_any).receive(bytes(head)))
 
 
 def test_an_answer_that_is_no_leaf_is_bounded() -> None:
     head = AnswerHead(AnswerKind.HAVE, 0, 0, 0, 1, 0, wire.MAX_CONTROL + 1)
     with pytest.raises(MessageError, match="limit"):
-        AnswerDecoder(take_any).receive(bytes(head))
+        list(AnswerDecoder(take_any).receive(bytes(head)))
 
 
 def test_what_an_end_says_is_short_and_printable() -> None:

@@ -1,0 +1,316 @@
+"""Everyone a fetch asks, or may ask: found, dialled, talked to, left, tried again.
+
+Each provider is looked after by a task of its own, so that whatever one does, the others go on. One
+more task keeps time: it hears from the planner who is silent for too long, and decides when there
+is nobody left who could help. Whoever was left, and why, is kept for the error that says so.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+from typing import TYPE_CHECKING, Protocol
+
+import trio
+
+from lattica._nursery import private_nursery
+from lattica.errors import (
+    DeadlineExceeded,
+    LatticaError,
+    LimitExceeded,
+    Refused,
+    SourceChanged,
+    Unreachable,
+)
+from lattica.transport import StreamReset
+
+from ._events import ProviderJoined, ProviderLeft, ProviderSlow, failure
+from ._messages import PROTOCOL, Status
+from ._planner import CancelAsk, PeerReady, PeerSilent
+from ._session import HoldsNothing, Session, StreamEnded
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterable, Iterable, Iterator
+
+    from lattica.cid import CID
+    from lattica.identity import PeerId
+    from lattica.transport import Mesh, PeerInfo
+
+    from ._events import FetchEvent, LeafMismatch
+    from ._planner import Planner
+    from ._session import Item
+    from ._stages import Stage
+    from ._traffic import ExchangeLimits
+
+_log = logging.getLogger(__name__)
+_FIRST_RETRY_SECONDS, _LAST_RETRY_SECONDS = 0.5, 8.0
+_MAX_LIES = 100  # kept to be reported
+_WORTH_RETRYING = (Unreachable, StreamReset, LimitExceeded, DeadlineExceeded)
+
+
+class Keeper(Protocol):
+    """The fetch, as providers deliver to it."""
+
+    async def settle(self, peer: PeerId, stage: Stage, items: list[Item]) -> None:
+        """As `_session.Side.settle`."""
+
+    def received(self, peer: PeerId, stage: Stage, size: int) -> None:
+        """As `_session.Side.received`."""
+
+    def tell(self, event: FetchEvent) -> None:
+        """Pass an event on to the caller."""
+
+
+class Providers:
+    """The providers of one fetch.
+
+    Attributes:
+        root: what is fetched.
+        stage: what they are asked for now; None while nothing is.
+        ids: of all requests on all streams.
+        write_bytes: of leaves that a session hands on at once.
+        lies: what did not match its hash, the first hundred.
+        failure: why the fetch cannot go on, if so.
+    """
+
+    def __init__(
+        self, mesh: Mesh, root: CID, keeper: Keeper, limits: ExchangeLimits, patience: float
+    ) -> None:
+        self.root = root
+        self.ids: Iterator[int] = itertools.count(1)
+        self.write_bytes = limits.write_bytes
+        self.lies: list[LeafMismatch] = []
+        self.failure: LatticaError | None = None
+        self.stage: Stage | None = None
+        self._mesh, self._keeper, self._limits, self._patience = mesh, keeper, limits, patience
+        self._slots = trio.Semaphore(limits.providers)
+        self._nursery: trio.Nursery | None = None
+        self._more_to_come = False
+        self._attended: set[PeerId] = {mesh.peer_id}  # dialled, talked to, or about to be
+        self._sessions: dict[PeerId, Session] = {}
+        self._scopes: dict[PeerId, trio.CancelScope] = {}
+        self._reasons: dict[PeerId, LatticaError] = {}  # why each was left last
+        self._refusals: dict[PeerId, LatticaError] = {}  # why each will not send something
+        self._banned: set[PeerId] = set()
+        self._alarm, self._alarm_at = trio.Event(), math.inf
+        self._last_contact = self._last_gain = 0.0
+
+    # --- who is asked
+
+    def start(
+        self,
+        nursery: trio.Nursery,
+        providers: Iterable[PeerInfo],
+        more: AsyncIterable[PeerInfo] | None,
+    ) -> None:
+        """Begin to look after providers, in `nursery`. Does nothing the second time."""
+        if self._nursery is not None:
+            return
+        self._nursery = nursery
+        self._more_to_come = more is not None
+        if more is not None:
+            nursery.start_soon(self._gather, more)
+        for info in providers:
+            self.offer(info)
+
+    def offer(self, info: PeerInfo) -> None:
+        """Take up a peer that may hold the object, unless it is known to be of no use."""
+        known = self._reasons.get(info.peer)
+        if self._nursery is None or info.peer in self._attended:
+            return
+        if known is not None and not isinstance(known, HoldsNothing):
+            return
+        if known is None and len(self._reasons) + len(self._attended) > self._limits.candidates:
+            _log.debug("%s is one provider too many for %s", info.peer, self.root)
+            return
+        self._attended.add(info.peer)
+        self._nursery.start_soon(self._attend, info)
+
+    async def work(self, stage: Stage, done: trio.Event) -> None:
+        """Have all of `stage` fetched. Returns when `done` is set, or `failure` is."""
+        self.stage = stage
+        now = self._last_contact = self._last_gain = trio.current_time()
+        for session in self._sessions.values():
+            session.join(stage, now)
+        async with private_nursery() as nursery:
+            nursery.start_soon(self._keep_time, stage)
+            await done.wait()
+            nursery.cancel_scope.cancel()
+        self.stage = None
+
+    def fail(self, error: LatticaError) -> None:
+        """End the fetch with `error`."""
+        if self.failure is None:
+            self.failure = error
+        if self._nursery is not None:
+            self._nursery.cancel_scope.cancel()
+
+    def ban(self, error: LeafMismatch) -> None:
+        """Never ask `error.peer` again: it sent what does not match."""
+        assert error.peer is not None
+        if len(self.lies) < _MAX_LIES:
+            self.lies.append(error)
+        self._banned.add(error.peer)
+        if self.stage is not None:
+            self.stage.planner.ban(error.peer, str(error))
+
+    def gained(self, planner: Planner) -> None:
+        """Note that something was verified, or has to be asked for again."""
+        self._last_gain = trio.current_time()
+        self._carry_out(planner)
+
+    def ring(self) -> None:
+        """Let every provider look for something to be asked."""
+        for session in self._sessions.values():
+            session.ring()
+
+    @property
+    def rates(self) -> dict[PeerId, float]:
+        """Bytes a second of each provider that is connected."""
+        stage = self.stage
+        return {peer: stage.planner.rate(peer) if stage else 0.0 for peer in self._sessions}
+
+    # --- what sessions report (see `_session.Side`)
+
+    def asked(self) -> None:
+        """A deadline may be nearer than the next look at the clock, or nothing be left to ask."""
+        if self.stage is None:
+            return
+        planner = self.stage.planner
+        if planner.next_timeout() < self._alarm_at or planner.idle():
+            self._alarm.set()
+
+    def received(self, peer: PeerId, stage: Stage, size: int) -> None:
+        """Count what came."""
+        self._keeper.received(peer, stage, size)
+
+    def refused(self, peer: PeerId, status: Status) -> None:
+        """Note why `peer` does not send something."""
+        if status is Status.SOURCE_CHANGED:
+            self._refusals[peer] = SourceChanged(f"{peer} has changed its copy", peer=peer)
+        elif status is Status.REFUSED:
+            self._refusals[peer] = Refused(f"{peer} refused", peer=peer)
+
+    async def settle(self, peer: PeerId, stage: Stage, items: list[Item]) -> None:
+        """Hand items on."""
+        await self._keeper.settle(peer, stage, items)
+
+    # --- one provider
+
+    async def _attend(self, info: PeerInfo) -> None:
+        """Look after one provider until it is of no use, trying again when it was lost."""
+        delay = _FIRST_RETRY_SECONDS
+        try:
+            while True:
+                began = trio.current_time()
+                async with self._slots:
+                    error = await self._talk(info)
+                if trio.current_time() - began > _LAST_RETRY_SECONDS:
+                    delay = _FIRST_RETRY_SECONDS
+                banned = info.peer in self._banned
+                if str(self._reasons.get(info.peer)) != str(error):
+                    self._keeper.tell(ProviderLeft(info.peer, str(error), banned))
+                self._reasons[info.peer] = error
+                self._alarm.set()
+                if banned or not isinstance(error, _WORTH_RETRYING):
+                    return
+                await trio.sleep(delay)
+                delay = min(2 * delay, _LAST_RETRY_SECONDS)
+        finally:
+            self._attended.discard(info.peer)
+            self._alarm.set()
+
+    async def _talk(self, info: PeerInfo) -> LatticaError:
+        """Talk to a provider for as long as it lasts; returns why it ended."""
+        peer = info.peer
+        try:
+            stream = await self._mesh.open_stream(peer, PROTOCOL, addresses=info.addresses)
+            session = Session(stream, self)
+            scope = self._scopes[peer] = trio.CancelScope()
+            self._sessions[peer] = session
+            try:
+                with scope:
+                    async with stream:
+                        await self._run(session)
+            finally:
+                self._leave(peer)
+        except LatticaError as error:
+            return error
+        return self._reasons.get(peer) or StreamEnded(f"{peer} was left", peer=peer)
+
+    async def _run(self, session: Session) -> None:
+        now = self._last_contact = trio.current_time()
+        self._reasons.pop(session.peer, None)
+        if self.stage is not None:
+            session.join(self.stage, now)
+        self._keeper.tell(ProviderJoined(session.peer))
+        await session.run()
+
+    def _leave(self, peer: PeerId) -> None:
+        del self._sessions[peer], self._scopes[peer]
+        self._last_contact = trio.current_time()
+        if self.stage is not None:
+            self.stage.planner.remove_peer(peer)
+            self.ring()
+        self._alarm.set()
+
+    async def _gather(self, more: AsyncIterable[PeerInfo]) -> None:
+        try:
+            async for info in more:
+                self.offer(info)
+        except LatticaError as error:
+            _log.info("no more providers of %s are looked for: %s", self.root, error)
+        finally:
+            self._more_to_come = False
+            self._alarm.set()
+
+    # --- time
+
+    async def _keep_time(self, stage: Stage) -> None:
+        planner = stage.planner
+        while True:
+            self._alarm = trio.Event()
+            self._alarm_at = min(planner.next_timeout(), self._give_up_at(planner))
+            with trio.move_on_at(self._alarm_at):
+                await self._alarm.wait()
+            now = trio.current_time()
+            planner.handle_timeout(now)
+            self._carry_out(planner)
+            if self._is_hopeless(planner, now):
+                reasons = self._reasons | self._refusals
+                self.fail(failure(self.root, self.lies, reasons, self._patience))
+                return
+
+    def _carry_out(self, planner: Planner) -> None:
+        """Do what the planner says has to be done."""
+        while (event := planner.next_event()) is not None:
+            session = self._sessions.get(event.peer)
+            if session is None:
+                continue
+            if isinstance(event, CancelAsk):
+                session.cancel_request(event.id)
+            elif isinstance(event, PeerReady):
+                session.ring()
+            elif isinstance(event, PeerSilent):
+                silent = f"{event.peer} was silent for {event.seconds:.0f} s"
+                self._reasons[event.peer] = StreamEnded(silent, peer=event.peer)
+                self._scopes[event.peer].cancel()
+            else:
+                self._keeper.tell(ProviderSlow(event.peer, event.seconds))
+                self.ring()
+
+    def _give_up_at(self, planner: Planner) -> float:
+        """When patience ends: with nobody to talk to, or with nothing to ask of them."""
+        if not self._sessions:
+            return self._last_contact + self._patience
+        return self._last_gain + self._patience if planner.idle() else math.inf
+
+    def _is_hopeless(self, planner: Planner, now: float) -> bool:
+        if now >= self._give_up_at(planner):
+            return True
+        if self._more_to_come:
+            return False
+        waiting = self._attended - set(self._sessions) - {self._mesh.peer_id}
+        partial = any(session.partial for session in self._sessions.values())
+        return not waiting and not partial and planner.idle()

@@ -1,0 +1,404 @@
+"""Answering one peer on one stream: requests read, blocks read ahead from disk, answers sent.
+
+Three tasks share a stream. One reads requests into a bounded queue, so that a cancellation is heard
+while leaves are on their way out. One takes requests in order and reads the next batch of blocks in
+a worker thread. One sends the batch before it, straight from the buffer it was read into: the store
+leaves 16 bytes free in front of each block, where the head goes, so that a run of leaves is a
+single send. A stream holds two batches at most, however much is asked of it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Protocol
+
+import trio
+
+from lattica._nursery import private_nursery
+from lattica.errors import LatticaError, LimitExceeded, ProtocolError
+
+from ._messages import (
+    HEAD_SIZE,
+    MAX_REQUEST,
+    MAX_UNANSWERED,
+    AnswerHead,
+    AnswerKind,
+    BlocksRequest,
+    CancelRequest,
+    HaveRequest,
+    LeavesRequest,
+    Request,
+    Status,
+    UnknownRequest,
+    decode_request,
+    encode_end,
+    encode_have,
+    encode_have_all,
+    pack_bitmap,
+    write_leaf_head,
+)
+from ._values import Absent
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lattica.cid import CID
+    from lattica.identity import PeerId
+    from lattica.transport import Stream
+
+    from ._reading import BlockBatch
+    from ._traffic import ExchangeLimits, ExchangeStats
+
+_log = logging.getLogger(__name__)
+_WHY_ABSENT = {Absent.NOT_HERE: Status.ABSENT, Absent.SOURCE_CHANGED: Status.SOURCE_CHANGED}
+
+
+class TooManyRequests(ProtocolError):
+    """A peer asked for more at once than the protocol allows."""
+
+    code = "too-many-requests"
+    hint = f"a fetcher waits with more than {MAX_UNANSWERED} unanswered requests"
+
+
+class TooManyStreams(LimitExceeded):
+    """A peer has as many streams open as we serve."""
+
+    code = "too-many-content-streams"
+    hint = "a fetcher needs one stream per provider"
+
+
+class SlowReader(LimitExceeded):
+    """A peer asked for content and does not take it."""
+
+    code = "slow-reader"
+    hint = "the peer, or the way to it, is too slow; it may ask again"
+
+
+class Gains(Protocol):
+    """The leaves of an object that is being fetched here, as they become verified."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether every leaf is here."""
+
+    def flags(self) -> bytes:
+        """Return a byte for each leaf: 1 if it is here, else 0."""
+
+    @property
+    def version(self) -> int:
+        """Counts the times that leaves were gained."""
+
+    async def changed(self, version: int) -> bool:
+        """Wait until `version` is not the newest any more. False: no more will come."""
+
+
+class Library(Protocol):
+    """What `Conversation` serves from: the exchange over the store, with node-wide bounds."""
+
+    limits: ExchangeLimits
+    stats: ExchangeStats
+
+    async def read(self, hashes: Sequence[bytes], max_bytes: int) -> BlockBatch:
+        """Return the first of these blocks, as `Store.read_blocks` with room for heads."""
+
+    async def leaf_hashes(self, root: CID, first: int, count: int) -> list[bytes] | Status:
+        """Return the multihashes of a range of leaves, or why not."""
+
+    async def availability(self, root: CID, peer: PeerId) -> bytes | Gains | None:
+        """Return what of `root` is here: flags, or what is being gained; None: nothing known.
+
+        b"" stands for everything.
+        """
+
+    def admit(self, conversation: Conversation) -> bool:
+        """Say whether `conversation` may be served now; it calls `leave` when it is through."""
+
+    def leave(self, conversation: Conversation) -> None:
+        """Give back what `admit` gave."""
+
+    def share(self) -> int:
+        """Return how many bytes a conversation may read at once, as things are."""
+
+
+@dataclass(slots=True)
+class _Piece:
+    """Part of an answer, ready to be sent; with `end`, its last. `batch` owns the memory."""
+
+    request: Request
+    views: list[bytes | memoryview]
+    batch: BlockBatch | None = None
+    leaf_sizes: Sequence[int] = ()
+    end: bool = False
+
+    def release(self) -> None:
+        if self.batch is not None:
+            self.batch.release()
+
+
+class Conversation:
+    """One stream, from the provider's side. `run` it once."""
+
+    def __init__(self, stream: Stream, library: Library) -> None:
+        self._stream, self._library = stream, library
+        self._queue: deque[Request] = deque()
+        self._unanswered = 0
+        self._open: set[int] = set()  # ids of requests that are not answered, or pushed for
+        self._cancelled: set[int] = set()  # some of them
+        self._pushing: dict[int, trio.CancelScope] = {}
+        self._asked = trio.Event()
+        self._finished = False  # the peer will ask no more
+        self._sending = trio.Lock()
+
+    async def run(self) -> None:
+        """Serve until the peer is done, and everything is answered.
+
+        Raises:
+            ProtocolError: the peer broke the protocol.
+            SlowReader: it does not take what it asked for.
+            trio.BrokenResourceError: it left.
+        """
+        outbox, inbox = trio.open_memory_channel[_Piece](0)
+        async with private_nursery() as nursery:
+            nursery.start_soon(self._answer, outbox, nursery)
+            nursery.start_soon(self._send_pieces, inbox)
+            try:
+                await self._read_requests()
+                self._finished = True
+                self._asked.set()
+                for scope in self._pushing.values():
+                    scope.cancel()
+            except BaseException:
+                nursery.cancel_scope.cancel()
+                raise
+
+    # --- requests in
+
+    async def _read_requests(self) -> None:
+        while (data := await self._stream.receive_message(MAX_REQUEST)) is not None:
+            request = decode_request(data)
+            if isinstance(request, CancelRequest):
+                self._cancel(request.id)
+                continue
+            if self._unanswered == MAX_UNANSWERED or request.id in self._open:
+                raise TooManyRequests(
+                    f"request {request.id} beside {self._unanswered} unanswered ones, limit"
+                    f" {MAX_UNANSWERED}, each with an id of its own",
+                    peer=self._stream.peer,
+                )
+            self._open.add(request.id)
+            self._unanswered += 1
+            self._queue.append(request)
+            self._asked.set()
+
+    def _cancel(self, request_id: int) -> None:
+        if request_id in self._pushing:
+            self._pushing[request_id].cancel()
+        elif request_id in self._open:
+            self._cancelled.add(request_id)
+
+    # --- answers made
+
+    async def _answer(self, outbox: trio.MemorySendChannel[_Piece], nursery: trio.Nursery) -> None:
+        async with outbox:
+            while True:
+                if not self._queue:
+                    if self._finished:
+                        return
+                    self._asked = trio.Event()
+                    await self._asked.wait()
+                    continue
+                try:
+                    while self._queue:
+                        await self._answer_one(outbox, self._queue.popleft(), nursery)
+                finally:
+                    self._library.leave(self)
+
+    async def _answer_one(
+        self, outbox: trio.MemorySendChannel[_Piece], request: Request, nursery: trio.Nursery
+    ) -> None:
+        try:
+            if isinstance(request, HaveRequest):
+                status = await self._answer_have(outbox, request, nursery)
+            elif isinstance(request, UnknownRequest | CancelRequest):
+                status = Status.UNKNOWN
+            elif not self._library.admit(self):
+                status = Status.BUSY
+            elif isinstance(request, LeavesRequest):
+                status = await self._answer_leaves(outbox, request)
+            else:
+                status = await self._answer_blocks(outbox, request, request.hashes, 0)
+        except (ProtocolError, trio.BrokenResourceError, trio.ClosedResourceError):
+            raise
+        except Exception:  # noqa: BLE001  # one request that trips us must not end the service
+            _log.exception("request %s of %s failed", request.id, self._stream.peer)
+            status = Status.FAILED
+        await self._end(outbox, request, status)
+
+    async def _answer_leaves(
+        self, outbox: trio.MemorySendChannel[_Piece], request: LeavesRequest
+    ) -> Status:
+        hashes = await self._library.leaf_hashes(request.root, request.first, request.count)
+        if isinstance(hashes, Status):
+            return hashes
+        await self._answer_blocks(outbox, request, hashes, request.first)
+        return Status.OK if len(hashes) == request.count else Status.ABSENT
+
+    async def _answer_blocks(
+        self,
+        outbox: trio.MemorySendChannel[_Piece],
+        request: BlocksRequest | LeavesRequest,
+        hashes: Sequence[bytes],
+        number: int,
+    ) -> Status:
+        """Read and pass on all of `hashes`, numbered from `number` on."""
+        limit = request.limit if isinstance(request, BlocksRequest) else None
+        done = 0
+        while done < len(hashes) and request.id not in self._cancelled:
+            batch = await self._library.read(hashes[done:], self._library.share())
+            count = len(batch)  # it is gone once it is sent
+            try:
+                views, sizes = _frame(batch, request.id, number + done, limit)
+                piece = _Piece(request, views, batch, sizes)
+                await outbox.send(piece)
+            except BaseException:
+                batch.release()
+                raise
+            done += count
+        return Status.OK
+
+    async def _answer_have(
+        self,
+        outbox: trio.MemorySendChannel[_Piece],
+        request: HaveRequest,
+        nursery: trio.Nursery,
+    ) -> Status:
+        held = await self._library.availability(request.root, self._stream.peer)
+        if held is None:
+            return Status.ABSENT
+        if isinstance(held, bytes):
+            have = encode_have(request.id, 0, pack_bitmap(held))
+            await outbox.send(_Piece(request, [have if held else encode_have_all(request.id)]))
+            return Status.OK
+        version, flags = held.version, held.flags()
+        await outbox.send(_Piece(request, [encode_have(request.id, 0, pack_bitmap(flags))]))
+        if request.push and len(self._pushing) < self._library.limits.pushes_per_stream:
+            scope = self._pushing[request.id] = trio.CancelScope()
+            nursery.start_soon(partial(self._push, request.id, held, version, flags, scope))
+        return Status.OK
+
+    async def _end(
+        self, outbox: trio.MemorySendChannel[_Piece], request: Request, status: Status
+    ) -> None:
+        if request.id in self._cancelled:
+            status = Status.CANCELLED
+        await outbox.send(_Piece(request, [encode_end(request.id, status)], end=True))
+
+    # --- answers out
+
+    async def _send_pieces(self, inbox: trio.MemoryReceiveChannel[_Piece]) -> None:
+        async with inbox:
+            async for piece in inbox:
+                try:
+                    if piece.end or piece.request.id not in self._cancelled:
+                        await self._send(piece.views)
+                finally:
+                    piece.release()
+                for size in piece.leaf_sizes:
+                    self._library.stats.sent(self._stream.peer, size)
+                if piece.end:
+                    self._unanswered -= 1
+                    self._cancelled.discard(piece.request.id)
+                    if piece.request.id not in self._pushing:
+                        self._open.discard(piece.request.id)
+        await self._stream.send_eof()
+
+    async def _send(self, views: Sequence[bytes | memoryview]) -> None:
+        seconds = self._library.limits.send_seconds
+        async with self._sending:
+            with trio.move_on_after(seconds) as scope:
+                for view in views:
+                    await self._stream.send_all(view)
+        if scope.cancelled_caught:
+            size = sum(map(len, views))
+            raise SlowReader(
+                f"{size} bytes were not taken in {seconds:.0f} s", peer=self._stream.peer
+            )
+
+    async def _push(
+        self, request_id: int, gains: Gains, version: int, told: bytes, scope: trio.CancelScope
+    ) -> None:
+        """Tell the peer what is gained, at most a few times a second, until it has had enough."""
+        with scope:
+            while await gains.changed(version):
+                if gains.complete:
+                    await self._send([encode_have_all(request_id)])
+                    break
+                version, flags = gains.version, gains.flags()
+                if news := _news(request_id, told, flags):
+                    await self._send([news])
+                told = flags
+                await trio.sleep(self._library.limits.push_seconds)
+        del self._pushing[request_id]
+        self._open.discard(request_id)
+
+
+def _frame(
+    batch: BlockBatch, request_id: int, number: int, limit: int | None
+) -> tuple[list[bytes | memoryview], list[int]]:
+    """Return what to send for a batch, heads written before their blocks, and the sizes sent."""
+    views: list[bytes | memoryview] = []
+    sizes: list[int] = []
+    start = end = -1  # of the run of blocks in the buffer that is being gathered
+
+    def put(view: bytes) -> None:
+        nonlocal start, end
+        if end > start:
+            views.append(batch.buffer[start:end])
+        start = end = -1
+        views.append(view)
+
+    for block, offset in zip(batch.blocks, batch.offsets, strict=True):
+        if isinstance(block, Absent) or (limit is not None and len(block) > limit):
+            status = _WHY_ABSENT[block] if isinstance(block, Absent) else Status.TOO_LARGE
+            put(bytes(AnswerHead(AnswerKind.LEAF, status, 0, 0, request_id, number, 0)))
+        elif offset < 0:
+            head = AnswerHead(AnswerKind.LEAF, Status.OK, 0, 0, request_id, number, len(block))
+            put(b"".join((bytes(head), block)))
+            sizes.append(len(block))
+        else:
+            size, head_start = len(block), offset - HEAD_SIZE
+            if head_start != end:
+                if end > start:
+                    views.append(batch.buffer[start:end])
+                start = head_start
+            head_view = batch.buffer[head_start:offset]
+            write_leaf_head(head_view, request_id, number, Status.OK, size)
+            end = offset + size
+            sizes.append(size)
+        number += 1
+    if end > start:
+        views.append(batch.buffer[start:end])
+    return views, sizes
+
+
+def _news(request_id: int, before: bytes, now: bytes) -> bytes:
+    """Return the HAVE answer for what is new, from the first changed leaf to the last; or b""."""
+    difference = int.from_bytes(before, "little") ^ int.from_bytes(now, "little")
+    if not difference:
+        return b""
+    lowest = (difference & -difference).bit_length() - 1
+    first = lowest // 8 // 8 * 8  # 8 bits a flag, then down to a whole byte of the bitmap
+    last = (difference.bit_length() - 1) // 8
+    return encode_have(request_id, first, pack_bitmap(now[first : last + 1]))
+
+
+async def converse(stream: Stream, library: Library) -> None:
+    """Serve one stream to its end; what the peer does wrong resets it and is logged."""
+    try:
+        await Conversation(stream, library).run()
+    except* (LatticaError, trio.BrokenResourceError, trio.ClosedResourceError) as group:
+        _log.info("stopped serving %s: %s", stream.peer, group.exceptions[0])
+        stream.reset()

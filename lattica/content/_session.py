@@ -1,0 +1,335 @@
+"""Talking to one provider on one stream: requests out as planned, answers in, settled in batches.
+
+Two tasks share the stream. One sends what the planner wants asked, whenever something may have
+changed. The other takes pieces off the stream, copies them into leaf-sized buffers (a copy costs a
+tenth of what hashing in odd pieces would cost extra), and hands whole leaves on in batches of a
+mebibyte or so to a worker thread, which hashes and writes them. While it does, the multiplexer
+receives on, into its window; so the three kinds of work overlap, and memory stays at a window and
+a batch per provider.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Protocol, TypeAlias
+
+import trio
+
+from lattica._nursery import private_nursery
+from lattica.errors import LatticaError, NotFound, Refused, Unreachable
+
+from ._messages import (
+    ALL_LEAVES,
+    Answer,
+    AnswerDecoder,
+    AnswerHead,
+    AnswerKind,
+    BlocksRequest,
+    CancelRequest,
+    Encoding,
+    HaveRequest,
+    Status,
+    encode_request,
+    read_end_message,
+    read_status,
+    unpack_bitmap,
+)
+from ._stages import LeafStage, UnexpectedAnswer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from lattica.cid import CID
+    from lattica.identity import PeerId
+    from lattica.transport import Stream
+
+    from ._planner import Ask
+    from ._stages import Stage
+
+_POOLED_BYTES = 64 << 10  # memory for leaves from this size on is used again
+_SETTLE_SECONDS = 0.05  # a leaf that came waits for others no longer than this
+_MAX_EARLY_HAVE = 16  # HAVE answers kept until the index is known: 1 MiB, 8 Mi leaves
+_NOTHING = memoryview(b"")
+
+
+class ProviderRefused(Refused):
+    """A provider does not serve us."""
+
+    code = "provider-refused"
+
+
+class HoldsNothing(NotFound):
+    """A provider knows nothing of the object."""
+
+    code = "holds-nothing"
+
+
+class StreamEnded(Unreachable):
+    """A provider ended the stream, or fell silent, while we still asked."""
+
+    code = "stream-ended"
+
+
+class Side(Protocol):
+    """The fetch, as a session sees it."""
+
+    root: CID
+    stage: Stage | None
+    ids: Iterator[int]
+    write_bytes: int
+
+    def asked(self) -> None:
+        """Note that something was asked for: a deadline may have come nearer."""
+
+    def received(self, peer: PeerId, stage: Stage, size: int) -> None:
+        """Note that an item of `size` bytes came from `peer`."""
+
+    def refused(self, peer: PeerId, status: Status) -> None:
+        """Note that `peer` will not send something."""
+
+    async def settle(self, peer: PeerId, stage: Stage, items: list[Item]) -> None:
+        """Hash and keep items in a worker thread; raise what must end the session."""
+
+
+Item: TypeAlias = tuple[int, memoryview]
+
+
+class Session:
+    """One provider, while its stream lasts. `run` it once.
+
+    Attributes:
+        peer: the provider.
+        partial: whether it may come to hold more than it does now.
+    """
+
+    def __init__(self, stream: Stream, side: Side) -> None:
+        self.peer, self.partial = stream.peer, True
+        self._stream, self._side = stream, side
+        self._decoder = AnswerDecoder(self._place)
+        self._pending: deque[tuple[Stage, Ask]] = deque()  # asked for, in order; not ended
+        self._cancellations: deque[int] = deque()
+        self._bell = trio.Event()
+        self._have_id = next(side.ids)
+        self._early_have: list[Answer] = []
+        self._holds_all = False
+        self._leaves: LeafStage | None = None
+        self._batch: list[tuple[Stage, int, memoryview]] = []
+        self._batch_bytes = 0
+        self._free: list[bytearray] = []
+
+    def ring(self) -> None:
+        """Look for something to ask: what the planner would say may have changed."""
+        self._bell.set()
+
+    def cancel_request(self, request_id: int) -> None:
+        """Tell the provider to stop answering a request."""
+        self._cancellations.append(request_id)
+        self._bell.set()
+
+    def join(self, stage: Stage, now: float) -> None:
+        """Let the planner of `stage` ask this provider."""
+        if isinstance(stage, LeafStage):
+            self._leaves = stage
+            stage.planner.add_peer(self.peer, now, complete=self._holds_all)
+            for answer in self._early_have:
+                self._add_have(stage, answer)
+            self._early_have = []
+        else:
+            stage.planner.add_peer(self.peer, now, complete=True)
+        self._bell.set()
+
+    async def run(self) -> None:
+        """Ask and receive until cancelled, or until the provider gives cause to stop.
+
+        Raises:
+            StreamEnded: it ended the stream.
+            HoldsNothing, ProviderRefused: it has nothing for us.
+            LeafMismatch: it sent something that does not match its hash.
+            ProtocolError: it broke the protocol.
+            trio.BrokenResourceError: the stream or the connection was lost.
+        """
+        async with private_nursery() as nursery:
+            nursery.start_soon(self._send_requests)
+            try:
+                await self._receive_answers()
+            finally:
+                self._put_back()
+                nursery.cancel_scope.cancel()
+
+    # --- requests out
+
+    async def _send_requests(self) -> None:
+        have = HaveRequest(self._have_id, self._side.root, push=True)
+        try:
+            await self._stream.send_message(encode_request(have))
+            while True:
+                self._bell = trio.Event()
+                while (message := self._next_message()) is not None:
+                    await self._stream.send_message(message)
+                await self._bell.wait()
+        except (trio.BrokenResourceError, trio.ClosedResourceError, LatticaError):
+            return  # the receiving side learns the same, and says so
+
+    def _next_message(self) -> bytes | None:
+        if self._cancellations:
+            return encode_request(CancelRequest(self._cancellations.popleft()))
+        stage = self._side.stage
+        if stage is None:
+            return None
+        ask = stage.planner.next_request(self.peer, trio.current_time())
+        if ask is None:
+            return None
+        self._pending.append((stage, ask))
+        self._side.asked()
+        return encode_request(BlocksRequest(ask.id, stage.hashes(ask.first, ask.count)))
+
+    # --- answers in
+
+    async def _receive_answers(self) -> None:
+        while True:
+            piece = await self._next_piece()
+            if piece is not None:
+                if not piece:
+                    raise StreamEnded(
+                        f"{self.peer} ended the stream"
+                        + " inside an answer" * self._decoder.inside,
+                        peer=self.peer,
+                    )
+                now = trio.current_time()
+                if self._pending:
+                    planner = self._pending[0][0].planner
+                    planner.receive_bytes(self.peer, len(piece), now)
+                for answer in self._decoder.receive(piece):
+                    self._take(answer, now)
+            if piece is None or self._batch_bytes >= self._side.write_bytes or not self._pending:
+                await self._settle()
+
+    async def _next_piece(self) -> bytes | memoryview | None:
+        """Return the next piece; None when leaves wait to be settled and nothing comes."""
+        if not self._batch or self._stream.unread_bytes:
+            return await self._stream.receive_view()
+        with trio.move_on_after(_SETTLE_SECONDS):
+            return await self._stream.receive_view()
+        return None
+
+    def _place(self, head: AnswerHead) -> memoryview:
+        """Return memory for a leaf, after holding its head against what was asked."""
+        stage, ask = self._expected(head)
+        if ask.next >= ask.end or head.number != ask.next - ask.first:
+            raise UnexpectedAnswer(f"number {head.number} of request {head.request} is not due")
+        if read_status(head.status) is not Status.OK:
+            if head.length:
+                raise UnexpectedAnswer(f"{head.length} bytes with status {head.status}")
+            return _NOTHING
+        if head.encoding != Encoding.RAW:
+            raise UnexpectedAnswer(f"encoding {head.encoding}, which was not asked for")
+        stage.check(ask.next, head.length)
+        return self._memory(head.length)
+
+    def _expected(self, head: AnswerHead) -> tuple[Stage, Ask]:
+        if not self._pending or self._pending[0][1].id != head.request:
+            raise UnexpectedAnswer(f"an answer to request {head.request}, which is not due")
+        return self._pending[0]
+
+    def _take(self, answer: Answer, now: float) -> None:
+        head = answer.head
+        if head.kind == AnswerKind.LEAF:
+            self._take_leaf(answer)
+        elif head.kind == AnswerKind.HAVE and head.request == self._have_id:
+            self._take_have(answer)
+        elif head.kind == AnswerKind.END and head.request == self._have_id:
+            self._take_have_end(answer)
+        elif head.kind == AnswerKind.END:
+            stage, ask = self._expected(head)
+            self._pending.popleft()
+            if ask.next < ask.end:
+                self._side.refused(self.peer, answer.status)
+            stage.planner.request_ended(self.peer, answer.status, now)
+            self._side.asked()
+            if answer.status is Status.REFUSED:
+                raise self._refusal(answer)
+            self._bell.set()
+
+    def _take_leaf(self, answer: Answer) -> None:
+        stage, ask = self._pending[0]
+        item = ask.next
+        if answer.status is not Status.OK:
+            stage.planner.leaf_refused(self.peer)
+            self._side.refused(self.peer, answer.status)
+            return
+        self._side.received(self.peer, stage, len(answer.payload))
+        if stage.planner.leaf_arrived(self.peer):
+            self._batch.append((stage, item, answer.payload))
+            self._batch_bytes += max(1, len(answer.payload))
+        else:
+            self._recycle(answer.payload)
+
+    def _take_have(self, answer: Answer) -> None:
+        if answer.head.flags & ALL_LEAVES:
+            self._holds_all, self.partial = True, False
+        elif answer.head.number % 8:
+            raise UnexpectedAnswer(f"a bitmap that starts at leaf {answer.head.number}")
+        if self._leaves is not None:
+            self._add_have(self._leaves, answer)
+            self._bell.set()
+        elif len(self._early_have) == _MAX_EARLY_HAVE:
+            raise UnexpectedAnswer("more about leaves than can be kept until the index is known")
+        else:
+            self._early_have.append(answer)
+
+    def _add_have(self, stage: LeafStage, answer: Answer) -> None:
+        if answer.head.flags & ALL_LEAVES:
+            stage.planner.set_complete(self.peer)
+        else:
+            flags = unpack_bitmap(answer.payload, 8 * len(answer.payload))
+            stage.planner.add_have(self.peer, answer.head.number, flags)
+
+    def _take_have_end(self, answer: Answer) -> None:
+        if answer.status is Status.ABSENT:
+            raise HoldsNothing(f"{self.peer} holds nothing of it", peer=self.peer)
+        if answer.status is Status.BUSY:
+            raise StreamEnded(f"{self.peer} is busy", peer=self.peer)
+        if answer.status is Status.REFUSED:
+            raise self._refusal(answer)
+        if answer.status is not Status.OK:  # it cannot tell: asking is the way to find out
+            self._holds_all, self.partial = True, False
+            if self._leaves is not None:
+                self._leaves.planner.set_complete(self.peer)
+                self._bell.set()
+
+    def _refusal(self, answer: Answer) -> ProviderRefused:
+        said = read_end_message(answer)
+        return ProviderRefused(
+            f"{self.peer} refused" + (f": {said}" if said else ""), peer=self.peer
+        )
+
+    # --- leaves kept
+
+    async def _settle(self) -> None:
+        """Settle what has come. Cancelled before a thread took it up, it is still in the batch."""
+        while self._batch:
+            stage = self._batch[0][0]
+            mine = [(item, view) for owner, item, view in self._batch if owner is stage]
+            await self._side.settle(self.peer, stage, mine)
+            self._batch = [entry for entry in self._batch if entry[0] is not stage]
+            for _, view in mine:
+                self._recycle(view)
+            self._bell.set()
+        self._batch_bytes = 0
+
+    def _put_back(self) -> None:
+        for stage, item, _ in self._batch:
+            stage.planner.leaf_wrong(item)
+        self._batch = []
+
+    def _memory(self, size: int) -> memoryview:
+        if size < _POOLED_BYTES:
+            return memoryview(bytearray(size))
+        if self._free and len(self._free[-1]) >= size:
+            return memoryview(self._free.pop())[:size]
+        return memoryview(bytearray(1 << (size - 1).bit_length()))[:size]
+
+    def _recycle(self, view: memoryview) -> None:
+        buffer = view.obj
+        if isinstance(buffer, bytearray) and len(buffer) >= _POOLED_BYTES:
+            self._free.append(buffer)

@@ -1,0 +1,90 @@
+"""What went through the exchange, and the bounds it keeps. Values only."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lattica.identity import PeerId
+
+_MAX_PEERS = 1024  # whose traffic is told apart; the longest unheard of is dropped from the list
+
+
+@dataclass(frozen=True, slots=True)
+class ExchangeLimits:
+    """The bounds of serving and fetching.
+
+    Attributes:
+        streams_per_peer: streams that one peer may have open to be served.
+        busy_streams: streams served at the same time; more are answered BUSY.
+        read_bytes: read ahead of the sending, for all streams; a stream gets its share of it, at
+            least one leaf being sent and one read.
+        batch_bytes: most that one stream reads at once.
+        send_seconds: how long a peer may take to accept one batch.
+        pushes_per_stream: HAVE requests with `push` on one stream.
+        push_seconds: least time between two pushes to one peer.
+        providers: peers that one fetch is connected to at the same time.
+        candidates: peers that one fetch remembers, whatever became of them.
+        write_bytes: of verified leaves handed to the disk at once, per provider.
+    """
+
+    streams_per_peer: int = 8
+    busy_streams: int = 64
+    read_bytes: int = 32 << 20
+    batch_bytes: int = 2 << 20
+    send_seconds: float = 60.0
+    pushes_per_stream: int = 16
+    push_seconds: float = 0.25
+    providers: int = 16
+    candidates: int = 256
+    write_bytes: int = 1 << 20
+
+
+@dataclass(slots=True)
+class Traffic:
+    """Content bytes and leaves, index blocks among them."""
+
+    sent_bytes: int = 0
+    sent_leaves: int = 0
+    received_bytes: int = 0
+    received_leaves: int = 0
+
+    def sent(self, size: int) -> None:
+        """Count a leaf that went out."""
+        self.sent_bytes += size
+        self.sent_leaves += 1
+
+    def received(self, size: int) -> None:
+        """Count a leaf that came in."""
+        self.received_bytes += size
+        self.received_leaves += 1
+
+
+@dataclass(slots=True)
+class ExchangeStats:
+    """Counters since the exchange was opened: in all, and of each peer dealt with lately."""
+
+    total: Traffic = field(default_factory=Traffic)
+    peers: OrderedDict[PeerId, Traffic] = field(default_factory=OrderedDict)
+
+    def of(self, peer: PeerId) -> Traffic:
+        """Return the counters of one peer."""
+        traffic = self.peers.get(peer)
+        if traffic is None:
+            traffic = self.peers[peer] = Traffic()
+            if len(self.peers) > _MAX_PEERS:
+                self.peers.popitem(last=False)
+        self.peers.move_to_end(peer)
+        return traffic
+
+    def sent(self, peer: PeerId, size: int) -> None:
+        """Count a leaf that went to `peer`."""
+        self.total.sent(size)
+        self.of(peer).sent(size)
+
+    def received(self, peer: PeerId, size: int) -> None:
+        """Count a leaf that came from `peer`."""
+        self.total.received(size)
+        self.of(peer).received(size)

@@ -1,0 +1,288 @@
+"""One fetch: an object from many peers into a file or directory, verified leaf by leaf.
+
+The index is fetched first and verified from the root down; it says how large everything is before
+anything is written. Then part files are laid out, what an earlier run left in them is hashed, and
+the rest is asked for. Whoever provides is looked after by `Providers`, what to ask of whom is the
+`Planner`'s to say; here, what they bring is checked, kept and told.
+
+Cancelled or failed, a fetch leaves verified leaves in the part file and a store that is sound.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from typing import TYPE_CHECKING
+
+import trio
+
+from lattica._nursery import private_nursery
+from lattica.errors import InvalidInput, LatticaError
+from lattica.transport import PeerInfo
+
+from ._build import build_in_thread
+from ._events import BadLeaf, DiskFull, FetchDone, Fetched, FetchProgress, FetchStarted
+from ._providers import Providers
+from ._stages import IndexStage, LeafStage
+from ._values import DestinationTaken, ObjectState
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterable, Callable, Iterable
+    from pathlib import Path
+
+    from lattica.cid import CID
+    from lattica.identity import PeerId
+    from lattica.transport import Mesh
+
+    from ._build import Segments
+    from ._download import Download
+    from ._events import FetchEvent
+    from ._part import PartFile
+    from ._session import Item
+    from ._stages import Stage
+    from ._traffic import ExchangeLimits, ExchangeStats
+    from ._values import StoredObject
+    from .store import Store
+
+_PROGRESS_SECONDS = 0.1  # between two reports of progress
+
+
+class Fetch:
+    """One call of `Exchange.fetch`. `run` it once.
+
+    Attributes:
+        root: what is fetched.
+        version: counts the times that leaves were verified (see `_serve.Gains`).
+    """
+
+    def __init__(
+        self,
+        mesh: Mesh,
+        store: Store,
+        root: CID,
+        destination: Path,
+        *,
+        limits: ExchangeLimits,
+        stats: ExchangeStats,
+        patience: float,
+        progress: Callable[[FetchEvent], object] | None,
+    ) -> None:
+        self.root, self.version = root, 0
+        self._destination, self._store, self._stats = destination.absolute(), store, stats
+        self._progress = progress
+        self._providers = Providers(mesh, root, self, limits, patience)
+        self._leaves: LeafStage | None = None
+        self._done = trio.Event()  # with the present stage
+        self._index_turn = trio.Lock()  # the index is walked by one thread at a time
+        self._received: dict[PeerId, int] = {}
+        self._gained = trio.Event()
+        self._told_at = 0.0
+        self._over = False
+
+    async def run(
+        self,
+        providers: Iterable[PeerInfo],
+        more: AsyncIterable[PeerInfo] | None,
+        *,
+        overwrite: bool,
+        name: str | None,
+        segments: Segments | None,
+    ) -> Fetched:
+        """Fetch; see `Exchange.fetch`."""
+        started = trio.current_time()
+        stored = None
+        if not overwrite and await trio.to_thread.run_sync(os.path.lexists, self._destination):
+            stored = await self._recognise(name, segments)
+        if stored is None:
+            stored = await self._download(providers, more, overwrite=overwrite, name=name)
+        received = sum(self._received.values())
+        self.tell(FetchDone(self.root, stored.size, received, trio.current_time() - started))
+        return Fetched(stored, received, dict(self._received), tuple(self._providers.lies))
+
+    async def _recognise(self, name: str | None, segments: Segments | None) -> StoredObject:
+        """Return what stands at the destination if it is the object. Raises DestinationTaken."""
+        stored = await trio.to_thread.run_sync(self._store.object, self.root)
+        complete = stored is not None and stored.state is ObjectState.COMPLETE
+        if stored is not None and complete and stored.path == self._destination:
+            report = await trio.to_thread.run_sync(self._store.verify, self.root)
+            if not report.damaged_count:
+                return stored
+        try:
+            built = await build_in_thread(
+                self._destination, segments=segments, hash_function=self.root.hash_function
+            )
+        except InvalidInput as error:
+            raise DestinationTaken(f"{self._destination} exists: {error}") from error
+        if built.root != self.root:
+            raise DestinationTaken(f"{self._destination} exists, with other content")
+        return await trio.to_thread.run_sync(partial(self._store.add, built, name=name))
+
+    async def _download(
+        self,
+        providers: Iterable[PeerInfo],
+        more: AsyncIterable[PeerInfo] | None,
+        *,
+        overwrite: bool,
+        name: str | None,
+    ) -> StoredObject:
+        begin = partial(self._store.download, self.root, self._destination, overwrite=overwrite)
+        with await trio.to_thread.run_sync(begin) as download:
+            try:
+                await self._receive(download, providers, more)
+                return await trio.to_thread.run_sync(partial(download.finish, name=name))
+            finally:
+                self._over = True
+                self._gain()
+
+    async def _receive(
+        self,
+        download: Download,
+        providers: Iterable[PeerInfo],
+        more: AsyncIterable[PeerInfo] | None,
+    ) -> None:
+        """Bring everything that is missing into the part files."""
+        index = IndexStage(self.root, self._store, download, self._providers.ids)
+        await trio.to_thread.run_sync(index.load)
+        index.plan()
+        async with private_nursery() as nursery:
+            if not index.done:
+                self._providers.start(nursery, providers, more)
+                await self._providers.work(index, self._done)
+            leaves = await trio.to_thread.run_sync(self._lay_out, download, index)
+            self._leaves, self._done = leaves, trio.Event()
+            self.tell(FetchStarted(self.root, leaves.size, leaves.verified_bytes))
+            if not leaves.planner.done:
+                self._providers.start(nursery, providers, more)
+                await self._providers.work(leaves, self._done)
+            self._tell_progress(leaves)
+            nursery.cancel_scope.cancel()
+        if self._providers.failure is not None:
+            raise self._providers.failure
+
+    def _lay_out(self, download: Download, index: IndexStage) -> LeafStage:
+        """*Slow.* Make part files and directories; hash what is in them already."""
+        _check_room(download.part_path, index)
+        for directory in ["", *index.directories] if index.is_directory else []:
+            download.make_directory(directory)
+        parts: list[PartFile] = []
+        for file, table in zip(index.files, index.tables, strict=True):
+            part = download.open_part(table, file.path)
+            part.rescan()
+            parts.append(part)
+        if index.inline is not None and not parts[0].done:
+            parts[0].write(0, [index.inline])
+        return LeafStage(index.files, parts, self._providers.ids)
+
+    # --- what providers bring (see `_providers.Keeper`)
+
+    async def settle(self, peer: PeerId, stage: Stage, items: list[Item]) -> None:
+        """Check and keep what `peer` sent. Cancelled before a thread took it up, nothing is done.
+
+        Raises:
+            LeafMismatch: some of it does not match its hash; the rest is kept.
+        """
+        try:
+            if isinstance(stage, IndexStage):
+                async with self._index_turn:
+                    wrong = await trio.to_thread.run_sync(stage.settle, items)
+            else:
+                wrong = await trio.to_thread.run_sync(stage.settle, items)
+        except LatticaError as error:  # the disk, or the object itself: no provider is to blame
+            self._providers.fail(error)
+            await trio.sleep_forever()
+        # From here on nothing waits, so that the plan and the disk agree whatever is cancelled.
+        lie = stage.mismatch(wrong[0], peer) if wrong else None
+        if lie is not None:
+            self._providers.ban(lie)
+        for item, _ in items:
+            if item in wrong:
+                stage.planner.leaf_wrong(item)
+            else:
+                stage.planner.leaf_verified(item)
+        self._advance(stage)
+        self._providers.gained(stage.planner)
+        if lie is not None:
+            self._providers.ring()
+            self.tell(BadLeaf(lie))
+            raise lie
+
+    def _advance(self, stage: Stage) -> None:
+        if isinstance(stage, IndexStage):
+            if stage.plan():
+                self._providers.ring()
+            if stage.done:
+                self._done.set()
+        elif isinstance(stage, LeafStage):
+            self._gain()
+            if stage.planner.done:
+                self._done.set()
+            elif trio.current_time() >= self._told_at + _PROGRESS_SECONDS:
+                self._tell_progress(stage)
+
+    def received(self, peer: PeerId, stage: Stage, size: int) -> None:
+        """Count what came, whether it will prove right or not."""
+        self._stats.received(peer, size)
+        if stage.is_content:
+            self._received[peer] = self._received.get(peer, 0) + size
+
+    def tell(self, event: FetchEvent) -> None:
+        """Pass an event on to the caller."""
+        if self._progress is not None:
+            self._progress(event)
+
+    def _tell_progress(self, leaves: LeafStage) -> None:
+        self._told_at = trio.current_time()
+        received = sum(self._received.values())
+        self.tell(
+            FetchProgress(
+                self.root, leaves.size, leaves.verified_bytes, received, self._providers.rates
+            )
+        )
+
+    # --- what conversations ask of a fetch (see `_serve.Gains`)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every leaf is here."""
+        return self._leaves is not None and self._leaves.planner.done
+
+    def flags(self) -> bytes:
+        """Return a byte for each leaf: 1 if it is here, else 0."""
+        return self._leaves.planner.verified_flags() if self._leaves is not None else b""
+
+    async def changed(self, version: int) -> bool:
+        """Wait until `version` is not the newest any more. False: no more will come."""
+        while self.version == version and not self._over:
+            await self._gained.wait()
+        return not self._over or self.complete
+
+    def meet(self, peer: PeerId) -> Fetch | None:
+        """Note that `peer` wants the object, too, so it may come to hold some of it.
+
+        Returns:
+            The fetch, to ask which leaves are here; None while it does not know its leaves.
+        """
+        self._providers.offer(PeerInfo(peer, ()))
+        return self if self._leaves is not None else None
+
+    def _gain(self) -> None:
+        self.version += 1
+        self._gained.set()
+        self._gained = trio.Event()
+
+
+def _check_room(part_path: Path, index: IndexStage) -> None:
+    """Refuse an object that the disk has no room for, before anything is written. DiskFull."""
+    here = 0
+    for file in index.files:
+        try:
+            here += (part_path / file.path if file.path else part_path).lstat().st_blocks * 512
+        except OSError:
+            continue
+    missing = sum(table.size for table in index.tables) - here
+    disk = os.statvfs(part_path.parent)
+    if missing > disk.f_bavail * disk.f_frsize:
+        raise DiskFull(
+            f"{missing} more bytes are needed in {part_path.parent}, the disk has"
+            f" {disk.f_bavail * disk.f_frsize}"
+        )

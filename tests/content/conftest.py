@@ -1,0 +1,103 @@
+"""Nodes that exchange content: real stores and files, links in memory."""
+
+from __future__ import annotations
+
+import random
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING
+
+import pytest
+
+from lattica.content import (
+    Exchange,
+    ExchangeLimits,
+    Fetched,
+    FetchEvent,
+    Store,
+    StoredObject,
+    build,
+    open_exchange,
+)
+from lattica.testing import open_memory_meshes
+from lattica.transport import MemoryNetwork, Mesh, PeerInfo
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from contextlib import AbstractAsyncContextManager
+    from pathlib import Path
+
+    from lattica.cid import CID
+
+
+@dataclass
+class Peer:
+    """One node: a mesh, a store, and the exchange over both."""
+
+    mesh: Mesh
+    store: Store
+    exchange: Exchange
+    folder: Path
+    events: list[FetchEvent] = field(default_factory=list)
+
+    @property
+    def info(self) -> PeerInfo:
+        """How others find it."""
+        return PeerInfo(self.mesh.peer_id, tuple(self.mesh.addresses))
+
+    def file(self, name: str, size: int, *, seed: int = 0) -> Path:
+        """Make a file of seeded noise."""
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(random.Random(seed).randbytes(size))
+        return path
+
+    def share(self, path: Path) -> StoredObject:
+        """Share a file or directory."""
+        return self.store.add(build(path))
+
+    async def fetch(self, root: CID, *providers: Peer, **options: object) -> Fetched:
+        """Fetch into this node's folder, as `got`, and remember the events."""
+        options = {"progress": self.events.append, **options}
+        fetch = partial(self.exchange.fetch, **options)  # type: ignore[arg-type]  # by name
+        return await fetch(root, self.folder / "got", providers=[peer.info for peer in providers])
+
+    def told(self, kind: type[FetchEvent]) -> list[FetchEvent]:
+        """The events of one kind."""
+        return [event for event in self.events if isinstance(event, kind)]
+
+
+@dataclass
+class Swarm:
+    """Opens peers on one network."""
+
+    folder: Path
+    network: MemoryNetwork = field(default_factory=MemoryNetwork)
+
+    @asynccontextmanager
+    async def peers(
+        self, count: int, *, limits: ExchangeLimits | None = None
+    ) -> AsyncIterator[list[Peer]]:
+        """Run `count` peers. The n-th is on the host `node-<n>`."""
+        async with AsyncExitStack() as stack:
+            meshes = await stack.enter_async_context(
+                open_memory_meshes(count, network=self.network)
+            )
+            peers = []
+            for number, mesh in enumerate(meshes):
+                folder = self.folder / f"peer-{number}"
+                folder.mkdir(exist_ok=True)
+                store = stack.enter_context(Store.open(folder / "store"))
+                opened: AbstractAsyncContextManager[Exchange] = open_exchange(
+                    mesh, store, limits=limits
+                )
+                exchange = await stack.enter_async_context(opened)
+                peers.append(Peer(mesh, store, exchange, folder))
+            yield peers
+
+
+@pytest.fixture
+def swarm(tmp_path: Path) -> Swarm:
+    """A network without delays or faults."""
+    return Swarm(tmp_path)
