@@ -109,6 +109,10 @@ class TlsHandshake:
         chosen = self._tls.get_alpn_proto_negotiated()
         flight = _output(self._tls)
         cipher = TlsCipher(self._tls)
+        if not self._initiator:
+            # Session tickets, which OpenSSL cannot be told to leave out. Nobody waits for them, so
+            # they travel with the first data.
+            cipher.answers, flight = flight, b""
         self.established = Established(
             remote_key=key,
             muxer=next((muxer for muxer in self._muxers if muxer.encode() == chosen), None),
@@ -124,13 +128,16 @@ class TlsCipher:
 
     They are one object because they are not independent: a peer may ask for new keys, and the
     answer takes its place among what we send. Once it has raised, the link is dead.
+
+    Attributes:
+        answers: records of the protocol itself, to be sent before the next plaintext.
     """
 
     def __init__(self, tls: SSL.Connection, *, sent: int = 0) -> None:
         """Work with an established `tls`; `sent` records have been sealed already."""
         self._tls = tls
         self._records = sent
-        self._answers = b""
+        self.answers = b""
 
     def seal(self, buffers: Sequence[bytes | memoryview]) -> Iterator[memoryview]:
         """Yield `buffers` as records, about half a MiB at a time.
@@ -165,8 +172,8 @@ class TlsCipher:
             if part := view[start : start + _SLICE_BYTES]:
                 self._tls.bio_write(part)
             self._open(pieces)
-        self._answers += _output(self._tls)
-        if len(self._answers) > _MAX_ANSWERS:
+        self.answers += _output(self._tls)
+        if len(self.answers) > _MAX_ANSWERS:
             raise TlsError("the peer asks for new keys again and again")
         return pieces
 
@@ -177,7 +184,7 @@ class TlsCipher:
         self._records += -(-len(plaintext) // _RECORD_BYTES)
         if self._records > _MAX_RECORDS:
             raise KeyExhausted(f"{_MAX_RECORDS} records have been sent under one key")
-        answers, self._answers = self._answers, b""  # sealed before, so sent before
+        answers, self.answers = self.answers, b""  # sealed before, so sent before
         try:
             self._tls.send(plaintext)
         except SSL.Error as error:
