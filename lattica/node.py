@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 import os
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -27,6 +27,7 @@ from lattica import _requests, config
 from lattica._control_server import open_control
 from lattica._home import open_home
 from lattica._listen import default_addresses, remember
+from lattica._mdns import open_mdns
 from lattica._nursery import private_nursery
 from lattica._reference import destination_of, read_reference, source_of
 from lattica._report import report_fetch, reporter
@@ -136,8 +137,13 @@ async def open_node(
                 remember(owned, mesh.listen_addresses)
                 node = AsyncNode(owned, mesh, dht, pubsub, store, exchange, nursery)
                 dht.keep_providing(await trio.to_thread.run_sync(list, store.provided()))
-                async with open_control(owned.control, partial(_requests.handle, node)) as control:
-                    node._control = control
+                async with AsyncExitStack() as more:
+                    if settings.flag("mdns"):
+                        await more.enter_async_context(open_mdns(mesh))
+                    handler = partial(_requests.handle, node)
+                    node._control = await more.enter_async_context(
+                        open_control(owned.control, handler)
+                    )
                     yield node
                 nursery.cancel_scope.cancel()
 

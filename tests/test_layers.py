@@ -32,6 +32,7 @@ NODE = {
     "_control_server",
     "_home",
     "_listen",
+    "_mdns",
     "_progress",
     "_reference",
     "_report",
