@@ -202,7 +202,8 @@ class Session:
             self._remove(stream)
             stream = None
         if kind == _DATA:
-            self._body_left, self._body_stream, self._body_ends = value, stream, False
+            self._body_left, self._body_ends = value, False
+            self._body_stream = stream if value else None
         if stream is None:
             return
         if kind == _DATA:
@@ -257,8 +258,10 @@ class Session:
         if not stream.announced:
             stream.announced = True
             self._events.append(Readable(stream))
-        if self._body_ends and not self._body_left:
-            self._receive_end(stream)
+        if not self._body_left:
+            self._body_stream = None
+            if self._body_ends:
+                self._receive_end(stream)
 
     def _receive_credit(self, stream: Substream, count_bytes: int) -> None:
         total = stream.send_credit_bytes + count_bytes
@@ -351,6 +354,8 @@ class Session:
             else:
                 buffers += (head, body)
             head = b""
+        if head:
+            buffers.append(head)
         return buffers, size
 
     def grant(self, stream: Substream, now: float) -> None:
