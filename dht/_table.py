@@ -136,8 +136,8 @@ class RoutingTable:
             return
         bucket.spares.pop(peer, None)
         contact = bucket.contacts.get(peer)
-        if contact is None:
-            return
+        if contact is None or (contact.failures and now < contact.check_at):
+            return  # several lookups that meet it within a moment are one failure
         contact.failures += 1
         contact.check_at = now + RECHECK_SECONDS * 4 ** (contact.failures - 1)
         if bucket.spares or contact.failures >= MAX_FAILURES:

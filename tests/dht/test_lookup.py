@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from lattica.dht._keys import K, position, shared_bits
-from lattica.dht._lookup import MAX_CANDIDATES, MAX_REQUESTS, Lookup, Patience
+from lattica.dht._lookup import MAX_CANDIDATES, MAX_REQUESTS, PARALLELISM, Lookup, Patience
 from lattica.dht._table import RoutingTable
 from lattica.identity import PeerId
 from lattica.transport import Multiaddr, PeerInfo
@@ -88,9 +88,11 @@ def thousand() -> Simulation:
     return Simulation(1000, seed=1)
 
 
-def lookup_from(simulation: Simulation, node: PeerId, key: bytes, **options: int) -> Lookup:
+def lookup_from(
+    simulation: Simulation, node: PeerId, key: bytes, *, parallelism: int = PARALLELISM
+) -> Lookup:
     seeds = infos(simulation.tables[node].closest(position(key), K))
-    return Lookup(key, local=node, seeds=seeds, now=0.0, **options)
+    return Lookup(key, local=node, seeds=seeds, now=0.0, parallelism=parallelism)
 
 
 def test_a_lookup_finds_the_nearest_of_a_thousand_in_a_few_steps(thousand: Simulation) -> None:

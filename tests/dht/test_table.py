@@ -136,6 +136,16 @@ def test_a_contact_that_nobody_can_replace_is_asked_again_before_it_is_dropped()
     assert len(table) == 0
 
 
+def test_failures_that_come_together_count_once() -> None:
+    table = RoutingTable(LOCAL)
+    (peer,) = peers(1)
+    table.add(peer, now=0.0)
+    for _ in range(10):
+        table.failed(peer, now=10.0)
+    assert [contact.failures for contact in table] == [1]
+    assert table.next_check() == 10.0 + RECHECK_SECONDS
+
+
 def test_an_answer_clears_earlier_failures() -> None:
     table = RoutingTable(LOCAL)
     (peer,) = peers(1)
