@@ -3,7 +3,6 @@
 from ._build import (
     Built as Built,
     BuiltFile as BuiltFile,
-    BuiltSegment as BuiltSegment,
     Kind as Kind,
     Stamp as Stamp,
     UnreadableSource as UnreadableSource,
@@ -11,6 +10,8 @@ from ._build import (
     build_in_thread as build_in_thread,
 )
 from ._dag import (
+    BuiltSegment as BuiltSegment,
+    FileBuilder as FileBuilder,
     Leaf as Leaf,
     LeafTable as LeafTable,
     Segment as Segment,

@@ -21,7 +21,7 @@ import trio
 from lattica.cid import CID, Codec, HashFunction
 from lattica.errors import InvalidInput, SourceChanged
 
-from ._dag import LARGE_LEAF, LeafTable, Segment, TreeBuilder, check_segments, leaf_size
+from ._dag import LARGE_LEAF, BuiltSegment, FileBuilder, LeafTable, Segment, check_segments
 from ._unixfs import (
     MAX_BLOCK_BYTES,
     MAX_ENTRIES,
@@ -72,17 +72,6 @@ class Stamp(NamedTuple):
         return cls(
             status.st_size, status.st_mtime_ns, status.st_ino & MAX_SIZE, status.st_dev & MAX_SIZE
         )
-
-
-@dataclass(frozen=True, slots=True)
-class BuiltSegment:
-    """A segment and the CID it got. `offset` in bytes from the start of the file."""
-
-    root: CID
-    offset: int
-    length: int
-    stride: int
-    name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,31 +276,20 @@ class _Builder:
             segments = [Segment(stamp.size)]
         check_segments(segments, stamp.size)
         reader = _Reader(path, descriptor, stamp.size, self._buffer)
-        tree = TreeBuilder(self.index.__setitem__, self._hash_function)
+        builder = FileBuilder(segments, self.index.__setitem__, self._hash_function)
         table = LeafTable(CID.of(b"", Codec.RAW, self._hash_function))  # until its root is known
-        cut: list[BuiltSegment] = []
-        for segment in segments:
-            offset = table.size
-            link = self._hash_segment(reader, segment.length, table)
-            tree.add(link)
-            cut.append(BuiltSegment(link.cid, offset, segment.length, segment.stride, segment.name))
-        link = tree.finish()
-        table.root = link.cid
-        self._report()
-        return link, BuiltFile(path, relative, stamp, link.cid, table, tuple(cut))
-
-    def _hash_segment(self, reader: _Reader, length: int, table: LeafTable) -> Link:
-        tree = TreeBuilder(self.index.__setitem__, self._hash_function)
-        size = leaf_size(length)
-        for start in range(0, length or 1, size):  # an empty segment is one empty leaf
-            leaf = reader.read(min(size, length - start))
-            multihash = self._hash_function.multihash(leaf)
-            table.append(len(leaf), multihash)
-            tree.add(Link(CID(Codec.RAW, multihash), len(leaf), len(leaf)))
-            self._unreported += len(leaf)
+        while (length := builder.next_length()) is not None:
+            multihash = self._hash_function.multihash(reader.read(length))
+            builder.add(multihash)
+            table.append(length, multihash)
+            self._unreported += length
             if self._unreported >= _PROGRESS_BYTES:
                 self._report()
-        return tree.finish()
+        self._report()
+        link = builder.finish()
+        table.root = link.cid
+        built = BuiltFile(path, relative, stamp, link.cid, table, tuple(builder.segments))
+        return link, built
 
     def _report(self) -> None:
         if self._progress is not None and self._unreported:

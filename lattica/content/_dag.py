@@ -49,6 +49,17 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True)
+class BuiltSegment:
+    """A segment and the CID it got. `offset` in bytes from the start of the file."""
+
+    root: CID
+    offset: int
+    length: int
+    stride: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class Leaf:
     """One leaf of a file: its number and place in it, and the multihash of its bytes."""
 
@@ -175,3 +186,62 @@ class TreeBuilder:
         size = sum(link.size for link in links)
         total = len(block) + sum(link.total_size for link in links)
         self._add(level + 1, Link(cid, size, total))
+
+
+class FileBuilder:
+    """The leaves of one file in, as multihashes; index blocks, root and segment roots out.
+
+        while (length := builder.next_length()) is not None:
+            builder.add(multihash_of(the next `length` bytes))
+        link = builder.finish()
+
+    Attributes:
+        segments: those that are whole so far.
+    """
+
+    def __init__(
+        self,
+        segments: Sequence[Segment],
+        emit: Callable[[CID, bytes], None],
+        hash_function: HashFunction = HashFunction.BLAKE3,
+    ) -> None:
+        """Build a file that is cut into `segments`; index blocks go to `emit`, children first."""
+        self.segments: list[BuiltSegment] = []
+        self._emit, self._hash_function = emit, hash_function
+        self._file = TreeBuilder(emit, hash_function)
+        self._ahead = iter(segments)
+        self._offset = 0
+        self._segment: Segment | None = None
+        self._next_segment()
+
+    def next_length(self) -> int | None:
+        """Return how many bytes the next leaf has, or None when the file is whole."""
+        return None if self._segment is None else min(self._leaf_size, self._missing)
+
+    def add(self, multihash: bytes) -> None:
+        """Add the next leaf, of `next_length` bytes."""
+        segment = self._segment
+        if segment is None:
+            raise ValueError("the file is whole")
+        length = min(self._leaf_size, self._missing)
+        self._tree.add(Link(CID(Codec.RAW, multihash), length, length))
+        self._missing -= length
+        if self._missing == 0:
+            link = self._tree.finish()
+            self._file.add(link)
+            self.segments.append(
+                BuiltSegment(link.cid, self._offset, segment.length, segment.stride, segment.name)
+            )
+            self._offset += segment.length
+            self._next_segment()
+
+    def finish(self) -> Link:
+        """Return the link to the whole file."""
+        return self._file.finish()
+
+    def _next_segment(self) -> None:
+        self._segment = next(self._ahead, None)
+        if self._segment is not None:
+            self._missing = self._segment.length
+            self._leaf_size = leaf_size(self._segment.length)
+            self._tree = TreeBuilder(self._emit, self._hash_function)

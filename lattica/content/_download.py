@@ -17,19 +17,19 @@ import shutil
 import stat
 import time
 from contextlib import contextmanager, suppress
-from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Self
 
 from lattica.errors import InvalidInput
 
+from ._adding import put_leaves
 from ._build import Kind, Stamp
 from ._part import PartFile
 from ._unixfs import MAX_SIZE, encode_name
 from ._values import DestinationTaken, ObjectState, StorageError, StoredObject
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterator
 
     from lattica.cid import CID
 
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from ._reading import Reader
     from ._sources import Sources
 
-_LEAF_ROWS = 8192  # in one transaction: another writer waits for some 50 ms
 _TAG_CHARACTERS = 8  # of the CID, in the name of the part path
 
 
@@ -196,17 +195,6 @@ class Download:
             kind = Kind.DIRECTORY if path else Kind.FILE
             transaction.grow_object(self._object, kind, leaves.size)
         return source
-
-
-def put_leaves(index: Index, rows: Iterable[tuple[int, int, bytes, int, int]]) -> None:
-    """Add leaf rows (source, offset, multihash, length, stride) in transactions of bounded size.
-
-    No file row names their source yet, so a kill in between leaves rows that the next start drops.
-    """
-    rows = iter(rows)
-    while batch := list(islice(rows, _LEAF_ROWS)):
-        with index.writing() as transaction:
-            transaction.put_leaves(batch)
 
 
 def part_path(destination: Path, root: CID) -> Path:

@@ -372,6 +372,13 @@ class Transaction:
             ((object_id, path, row[0], row[1], bytes(row[2]), row[3]) for row in rows),
         )
 
+    def put_stride(self, source: int, start: int, stop: int, stride: int) -> None:
+        """Note the element width of the leaves that begin in a byte range of a source."""
+        self._connection.execute(
+            "UPDATE leaves SET stride = ? WHERE source = ? AND offset >= ? AND offset < ?",
+            (stride, source, start, stop),
+        )
+
     def take_orphans(self) -> list[SourceRow]:
         """Delete the sources that no object's files are at, and return them."""
         rows = self._connection.execute(

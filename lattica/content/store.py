@@ -18,7 +18,6 @@ import fcntl
 import logging
 import os
 import secrets
-import shutil
 import threading
 import time
 from contextlib import contextmanager, suppress
@@ -27,14 +26,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from lattica.cid import CID, HashFunction
-from lattica.errors import InvalidInput, NotFound, SourceChanged
+from lattica.errors import InvalidInput, NotFound
 
-from ._build import Built, BuiltFile, Kind, Progress, Segments, Stamp, build
-from ._dag import Segment, SegmentsError
-from ._download import Download, discard, part_path, put_leaves, recover
+from ._adding import copy_file, join_sources, label_file, put_source
+from ._build import Built, BuiltFile, Kind, Progress, Segments, build
+from ._download import Download, discard, part_path, recover
 from ._index import DownloadRow, Index
 from ._reading import BlockBatch as BlockBatch, Reader
-from ._sources import BufferPool, Sources, same_file
+from ._sources import BufferPool, Sources
 from ._values import (
     Absent as Absent,
     Availability as Availability,
@@ -48,8 +47,9 @@ from ._values import (
 from ._verify import verify
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
+    from ._dag import Segment
     from ._index import SourceRow
     from ._values import VerifyReport
 
@@ -143,7 +143,8 @@ class Store:
         )
         with self._upkeep:
             sources = [self._add_source(file, copy=copy) for file in built.files]
-            self._join(stored, built, sources)
+            self._drop(join_sources(self._index, stored, built, sources))
+            self._forget(sources)
         return self._stored(built.root)
 
     def add_bytes(
@@ -178,7 +179,8 @@ class Store:
                 state=ObjectState.COMPLETE,
             )
             with self._upkeep:
-                self._join(stored, built, [self._put_source(built.files[0], path, owned=True)])
+                sources = [put_source(self._index, built.files[0], path, owned=True)]
+                self._drop(join_sources(self._index, stored, built, sources))
         except BaseException:
             path.unlink(missing_ok=True)
             raise
@@ -196,6 +198,25 @@ class Store:
     def named(self, root: CID) -> list[NamedSegment]:
         """Return the named segments (tensors) of an object, by file and offset."""
         return self._index.names(self._number(root))
+
+    def label(self, root: CID, cut: Callable[[Path], Sequence[Segment] | None]) -> int:
+        """*Slow.* Name the segments of an object that arrived without names: find its tensors.
+
+        Nothing is hashed but index blocks. A cut that does not give the file's own root is not how
+        it was shared, and is ignored.
+
+        Args:
+            root: the object.
+            cut: what `build` would be given, see `lattica.models.cut_file`.
+
+        Returns:
+            How many segments have names now.
+        """
+        number = self._number(root)
+        for file in self._index.files(number):
+            if file.source.download is None and (segments := cut(file.source.path)) is not None:
+                label_file(self._index, number, file, segments)
+        return len(self._index.names(number))
 
     def pin(self, root: CID, pinned: bool = True) -> None:
         """Say whether an object is to be kept when space is needed. Raises NotFound."""
@@ -339,39 +360,15 @@ class Store:
 
     def _add_source(self, file: BuiltFile, *, copy: bool) -> int:
         if not copy:
-            return self._put_source(file, file.path, owned=False)
+            return put_source(self._index, file, file.path, owned=False)
         path = self._new_file()
         try:
-            _copy_file(file, path)
-            return self._put_source(file, path, owned=True)
+            with _storage_errors(path):
+                copy_file(file, path)
+            return put_source(self._index, file, path, owned=True)
         except BaseException:
             path.unlink(missing_ok=True)
             raise
-
-    def _put_source(self, file: BuiltFile, path: Path, *, owned: bool) -> int:
-        stamp = Stamp.of(path.stat()) if owned else file.stamp
-        with self._index.writing() as transaction:
-            source = transaction.put_source(path, stamp, owned=owned)
-        put_leaves(self._index, _leaf_rows(source, file))
-        return source
-
-    def _join(self, stored: StoredObject, built: Built, sources: list[int]) -> None:
-        """Make an object of sources whose leaves are in, in one transaction."""
-        with self._index.writing() as transaction:
-            number = transaction.put_object(stored)
-            transaction.put_blocks(number, built.index.items())
-            for file, source in zip(built.files, sources, strict=True):
-                transaction.put_file(number, file.relative, source, file.root, len(file.leaves))
-                named = [(c.offset, c.length, c.root, c.name) for c in file.segments if c.name]
-                transaction.put_names(number, file.relative, named)
-        for source in sources:
-            self._sources.forget(source)
-        with self._index.writing() as transaction:
-            for row in self._index.files(number):
-                if row.source.id not in sources and _is_superseded(row.source):
-                    transaction.drop_file(number, row.source.id)
-            orphans = transaction.take_orphans()
-        self._drop(orphans)
 
     def _begin_download(self, root: CID, destination: Path) -> DownloadRow:
         stored = StoredObject(
@@ -395,6 +392,10 @@ class Store:
 
     def _new_file(self) -> Path:
         return self.path / "files" / secrets.token_hex(16)
+
+    def _forget(self, sources: Iterable[int]) -> None:
+        for source in sources:
+            self._sources.forget(source)
 
     def _drop(self, orphans: Iterable[SourceRow]) -> None:
         """Let go of sources whose rows are gone, and of the files that were the store's own."""
@@ -434,42 +435,6 @@ def _lock(path: Path) -> int:
     os.ftruncate(lock, 0)
     os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
     return lock
-
-
-def _leaf_rows(source: int, file: BuiltFile) -> Iterator[tuple[int, int, bytes, int, int]]:
-    """Give the rows of a file's leaves, each with its segment's stride."""
-    cuts = iter(file.segments)
-    cut = next(cuts)
-    for leaf in file.leaves:
-        while leaf.offset >= cut.offset + cut.length > cut.offset:
-            cut = next(cuts)
-        yield source, leaf.offset, leaf.multihash, leaf.length, cut.stride
-
-
-def _copy_file(file: BuiltFile, path: Path) -> None:
-    """Copy a file and prove that the copy is what was hashed."""
-    with _storage_errors(path):
-        shutil.copyfile(file.path, path)
-        with path.open("rb") as copy:
-            os.fsync(copy.fileno())
-    segments = [Segment(cut.length, cut.stride) for cut in file.segments]
-    try:
-        copied = build(path, segments=segments, hash_function=file.leaves.hash_function)
-    except SegmentsError:
-        copied = None
-    if copied is None or copied.root != file.root:
-        raise SourceChanged(f"{file.path} is no longer what was hashed", cid=file.root)
-
-
-def _is_superseded(source: SourceRow) -> bool:
-    """Whether a place of a file is of no use now that the file has another."""
-    if source.download is not None:
-        return False
-    try:
-        looks = Stamp.of(source.path.stat())
-    except OSError:
-        return True
-    return source.owned or source.changed or not same_file(looks, source.stamp)
 
 
 def _full_bitmap(count: int) -> bytes:
