@@ -1,0 +1,111 @@
+"""The pure parts of a mesh: who is connected, where we are, who is told of what."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+
+import pytest
+
+from lattica.identity import PeerId
+from lattica.transport import ConnectionLimit, Limits, Multiaddr
+from lattica.transport._connections import ConnectionTable
+from lattica.transport._interfaces import expand, machine_addresses
+from lattica.transport._observed import ObservedAddresses
+
+
+def peer(number: int) -> PeerId:
+    return PeerId(b"\x12\x20" + number.to_bytes(32, "big"))
+
+
+@dataclass(eq=False)
+class Open:
+    """As much of a connection as the table looks at."""
+
+    peer: PeerId
+    inbound: bool = False
+    opened_at: float = 0.0
+
+
+ALICE, BOB = peer(1), peer(2)
+
+
+def test_the_table_is_empty_again_when_all_have_gone() -> None:
+    table = ConnectionTable[Open](ALICE, Limits())
+    first, second = Open(BOB), Open(BOB)
+    assert table.add(first)
+    assert not table.add(second)
+    assert len(table) == len(table.all()) == len(table.to(BOB)) == 2
+    assert not table.remove(first)
+    assert table.remove(second)
+    assert (len(table), table.all(), table.to(BOB), table.best(BOB)) == (0, [], [], None)
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
+def test_both_ends_prefer_what_the_smaller_peer_dialled_first(order: tuple[int, ...]) -> None:
+    dialled_by_alice, later, dialled_by_bob = (True, 5.0), (True, 7.0), (False, 1.0)
+    for own, other in ((ALICE, BOB), (BOB, ALICE)):
+        table = ConnectionTable[Open](own, Limits())
+        entries = [
+            Open(other, inbound=(own == ALICE) is not by_alice, opened_at=at)
+            for by_alice, at in (dialled_by_alice, later, dialled_by_bob)
+        ]
+        for position in order:
+            table.add(entries[position])
+        assert table.to(other) == entries
+        assert table.best(other) is entries[0]
+
+
+def test_connections_are_bounded_in_all_and_per_peer() -> None:
+    table = ConnectionTable[Open](ALICE, Limits(connections=3, connections_per_peer=2))
+    table.add(Open(BOB))
+    table.add(Open(BOB))
+    with pytest.raises(ConnectionLimit, match="connections_per_peer") as caught:
+        table.add(Open(BOB))
+    assert caught.value.peer == BOB
+    table.check_room()
+    table.add(Open(peer(3)))
+    with pytest.raises(ConnectionLimit, match="`connections`"):
+        table.check_room()
+    with pytest.raises(ConnectionLimit):
+        table.add(Open(peer(4)))
+
+
+def addresses(*texts: str) -> list[Multiaddr]:
+    return [Multiaddr.parse(text) for text in texts]
+
+
+def test_all_interfaces_become_their_addresses_the_farthest_first() -> None:
+    machine = [
+        ipaddress.ip_address(text)
+        for text in ("127.0.0.1", "192.168.0.2", "8.8.8.8", "::1", "2001:4860:4860::8888")
+    ]
+    bound = addresses("/ip4/0.0.0.0/tcp/7", "/ip6/::/tcp/8", "/ip4/127.0.0.1/tcp/9")
+    assert expand(bound, lambda: machine) == addresses(
+        "/ip4/8.8.8.8/tcp/7",
+        "/ip6/2001:4860:4860::8888/tcp/8",
+        "/ip4/192.168.0.2/tcp/7",
+        "/ip4/127.0.0.1/tcp/7",
+        "/ip6/::1/tcp/8",
+        "/ip4/127.0.0.1/tcp/9",
+    )
+
+
+def test_this_machine_has_addresses_that_can_be_dialled_without_a_zone() -> None:
+    found = machine_addresses()
+    assert ipaddress.ip_address("127.0.0.1") in found
+    assert not any(ip.version == 6 and ip.is_link_local for ip in found)
+
+
+def test_observed_addresses_count_by_peers_and_are_bounded() -> None:
+    observed = ObservedAddresses(2)
+    one, two, three = addresses("/ip4/8.8.8.1/tcp/1", "/ip4/8.8.8.2/tcp/1", "/ip4/8.8.8.3/tcp/1")
+    for witness in (ALICE, BOB, BOB):
+        observed.add(two, witness)
+    observed.add(one, ALICE)
+    assert list(observed.counts().items()) == [(two, 2), (one, 1)]
+    observed.add(three, ALICE)
+    assert set(observed.counts()) == {one, three}
+    for number in range(100):
+        observed.add(three, peer(number))
+    assert observed.counts()[three] == 32
