@@ -9,6 +9,7 @@ clock gets into. Source: https://github.com/libp2p/specs/blob/master/tls/tls.md.
 from __future__ import annotations
 
 import datetime as dt
+import warnings
 from typing import TYPE_CHECKING
 
 from cryptography import x509
@@ -16,6 +17,7 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509.oid import ExtensionOID, NameOID
 
 from lattica.errors import CodecError, ProtocolError
@@ -39,6 +41,13 @@ _UNDERSTOOD = {  # what may be marked critical without our giving up
     ExtensionOID.EXTENDED_KEY_USAGE,
     ExtensionOID.SUBJECT_ALTERNATIVE_NAME,
 }
+_UNREADABLE = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    CryptographyDeprecationWarning,
+)
 _SEQUENCE, _OCTET_STRING = 0x30, 0x04  # DER tags
 
 
@@ -83,18 +92,25 @@ def read_certificate(der: bytes, *, now: float) -> PublicKey:
     if len(der) > MAX_CERTIFICATE:
         raise CertificateError(f"a certificate of {len(der)} bytes, limit {MAX_CERTIFICATE}")
     try:
-        certificate = x509.load_der_x509_certificate(der)
+        certificate = _load(der)
         _check_dates(certificate, now)
         certificate.verify_directly_issued_by(certificate)
         key, signature = _read_extension(certificate)
         certified = _encode_key(certificate.public_key())
     except InvalidSignature:
         raise CertificateError("the certificate's own signature is wrong") from None
-    except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion) as error:
+    except _UNREADABLE as error:
         raise CertificateError(f"the certificate cannot be read: {error}") from error
     if not key.verify(_SIGNED_PREFIX + certified, signature):
         raise CertificateError(f"whoever is there cannot prove to be {key.peer_id}")
     return key
+
+
+def _load(der: bytes) -> x509.Certificate:
+    # What the library reads against the standard, with a warning, is refused: a stranger does not
+    # get to write to our standard error.
+    with warnings.catch_warnings(action="error", category=CryptographyDeprecationWarning):
+        return x509.load_der_x509_certificate(der)
 
 
 def _check_dates(certificate: x509.Certificate, now: float) -> None:
