@@ -34,6 +34,7 @@ _log = logging.getLogger(__name__)
 
 LOOKUPS = 16  # under way at once; more wait their turn
 LOOKUP_SECONDS = 60.0  # for one lookup, whatever its peers do
+TELL_SECONDS = 20.0  # for one peer to read what it is told
 PROBES = 256  # peers waiting to be asked whether they are there
 PROBERS = 4  # of them asked at once
 VISITS = 64  # connections kept that lookups made to peers which the table has no room for
@@ -159,7 +160,7 @@ class Client:
     async def tell(self, peer: PeerInfo, frames: Sequence[bytes]) -> bool:
         """Send messages that have no answer; says whether `peer` took them."""
         try:
-            with trio.fail_after(LOOKUP_SECONDS):
+            with trio.fail_after(TELL_SECONDS):
                 await self._requester.tell(peer, frames)
         except (*FAULTS, trio.TooSlowError) as error:
             _log.debug("%s was not told what we provide: %s", peer.peer, error)

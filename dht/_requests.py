@@ -3,25 +3,26 @@
 A request on a new stream costs the negotiation of its protocol; on a stream that has just served
 one it costs nothing, and peers that follow go-libp2p or js-libp2p keep theirs open. So a stream
 goes back to a small pool after an answer. Others close it, and we learn that only from the next
-request, which is then made again on a new stream: once, and only if the old one brought not a byte.
+request, which is then made again on a new stream: once, and only if the old one brought nothing.
 
-Announcements have no answer. They travel together on a stream of their own, which we end after the
-last; the peer ends it too when it has read them all, so waiting for that tells that they arrived.
+Announcements have no answer, so a ping follows the last one: peers read a stream in order, and its
+answer says that they have read them all. A peer that knows no ping ends the stream there instead.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import trio
 
 from lattica.errors import Unreachable
 
-from ._messages import MAX_MESSAGE, Message, MessageError, decode, encode
+from ._messages import MAX_MESSAGE, Message, MessageError, MessageType, decode, encode, frame
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from lattica.identity import PeerId
     from lattica.transport import Mesh, PeerInfo, Stream
@@ -30,7 +31,6 @@ IDLE_STREAMS = 128  # kept in all: each is a few hundred bytes here and a task a
 IDLE_STREAMS_PER_PEER = 2
 IDLE_SECONDS = 30.0  # go-libp2p resets a stream that was silent for a minute
 BATCH_BYTES = 64 << 10  # announcements handed to the stream at once
-FAREWELL_SECONDS = 5.0  # how long a peer may take to read its announcements
 
 
 class NoAnswer(Unreachable):
@@ -57,38 +57,27 @@ class Requester:
             Refused: the peer does not speak the protocol.
             ProtocolError: the answer is none.
         """
-        encoded = encode(request)
+        return await self._ask(peer, (), request)
+
+    async def tell(self, peer: PeerInfo, frames: Sequence[bytes]) -> None:
+        """Send messages that have no answer; returns when the peer has read them all.
+
+        `frames` are messages with their lengths (`_messages.frame`), so that one encoding serves
+        all the peers that are told the same. Cancelled, the peer has read the first few, or none.
+        Raises as `ask`.
+        """
+        with suppress(NoAnswer):  # it ended the stream in order, after what came before the ping
+            await self._ask(peer, frames, Message(MessageType.PING))
+
+    async def _ask(self, peer: PeerInfo, before: Sequence[bytes], request: Message) -> Message:
         kept = self._take(peer.peer)
         if kept is not None:
             try:
-                return await self._exchange(kept, encoded, request)
+                return await self._exchange(kept, before, request)
             except (NoAnswer, trio.BrokenResourceError):
                 pass  # closed by the peer while it was idle
         stream = await self._mesh.open_stream(peer.peer, self._protocol, addresses=peer.addresses)
-        return await self._exchange(stream, encoded, request)
-
-    async def tell(self, peer: PeerInfo, frames: Iterable[bytes]) -> None:
-        """Send messages that have no answer; returns when the peer has taken them all.
-
-        `frames` are messages with their lengths (`_messages.frame`), so that one encoding serves
-        all the peers that are told the same. Cancelled, the peer has taken the first few, or none.
-
-        Raises:
-            Unreachable: no connection to the peer, or it was lost.
-            Refused: the peer does not speak the protocol.
-        """
-        stream = await self._mesh.open_stream(peer.peer, self._protocol, addresses=peer.addresses)
-        try:
-            for batch in _batches(frames):
-                await stream.send_all(batch)
-            await stream.send_eof()
-            with trio.move_on_after(FAREWELL_SECONDS):
-                while await stream.receive_some():
-                    pass
-        except BaseException:
-            stream.reset()
-            raise
-        await stream.aclose()  # not a reset: a slow peer may still be reading
+        return await self._exchange(stream, before, request)
 
     async def run(self) -> None:
         """Let go of streams that were idle for too long. Runs until cancelled."""
@@ -112,9 +101,10 @@ class Requester:
         for stream in list(self._idle):
             self._drop(stream)
 
-    async def _exchange(self, stream: Stream, encoded: bytes, request: Message) -> Message:
+    async def _exchange(self, stream: Stream, before: Sequence[bytes], request: Message) -> Message:
         try:
-            await stream.send_message(encoded)
+            for batch in _batches((*before, frame(encode(request)))):
+                await stream.send_all(batch)
             answer = _read(await stream.receive_message(MAX_MESSAGE), request, stream.peer)
         except BaseException:
             stream.reset()

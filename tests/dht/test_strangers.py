@@ -1,0 +1,385 @@
+"""Peers that break the protocol, overdo it, or go their own way within it."""
+
+from __future__ import annotations
+
+import logging
+import random
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+
+from lattica import _varint
+from lattica.dht._messages import (
+    MAX_MESSAGE,
+    Message,
+    MessageType,
+    Peer,
+    Record,
+    decode,
+    encode,
+    frame,
+)
+from lattica.dht._requests import IDLE_SECONDS, IDLE_STREAMS_PER_PEER
+from lattica.dht.service import SERVED_IDLE_SECONDS, SERVED_STREAMS_PER_PEER
+from lattica.identity import PeerId
+from lattica.transport import Mesh, Multiaddr, PeerInfo, Stream, StreamReset, open_mesh
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from trio.testing import MockClock
+
+    from tests.dht.conftest import Node, Swarm
+
+PROTOCOL = "/lattica/kad/1.0.0"
+KEY = b"\x12\x20" + bytes(32)
+
+
+@asynccontextmanager
+async def open_stranger(swarm: Swarm, number: int = 100) -> AsyncIterator[Mesh]:
+    """A mesh without a DHT of ours, on the same network."""
+    async with open_mesh(
+        swarm.identity(number),
+        listen=[Multiaddr.parse("/memory/0")],
+        transports=[swarm.network.transport()],
+    ) as mesh:
+        yield mesh
+
+
+async def open_stream(mesh: Mesh, node: Node) -> Stream:
+    return await mesh.open_stream(node.peer, PROTOCOL, addresses=node.mesh.addresses)
+
+
+async def ask(stream: Stream, message: Message) -> Message:
+    await stream.send_message(encode(message))
+    data = await stream.receive_message(MAX_MESSAGE)
+    assert data is not None
+    return decode(data)
+
+
+def announcement(key: bytes, mesh: Mesh) -> bytes:
+    provider = Peer(PeerInfo(mesh.peer_id, tuple(mesh.addresses)))
+    return frame(encode(Message(MessageType.ADD_PROVIDER, key, providers=(provider,))))
+
+
+@pytest.mark.parametrize(
+    "wire",
+    [
+        frame(b"\xff" * 20),
+        frame(encode(Message(MessageType.FIND_NODE))),
+        frame(encode(Message(MessageType.ADD_PROVIDER, bytes(257)))),
+        frame(encode(Message(MessageType.PUT_VALUE, KEY, Record(KEY, b"value")))),
+        _varint.encode(MAX_MESSAGE + 1),
+        _varint.encode(1 << 62),
+        b"\xff" * 20,
+    ],
+    ids=["garbage", "no-key", "long-key", "value", "long", "huge", "no-length"],
+)
+async def test_a_request_that_is_none_ends_its_stream_and_nothing_else(
+    autojump_clock: MockClock, swarm: Swarm, wire: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    node = await swarm.start(1)
+    async with open_stranger(swarm) as stranger:
+        good = await open_stream(stranger, node)
+        bad = await open_stream(stranger, node)
+        await bad.send_all(wire)
+        with pytest.raises(StreamReset):
+            await bad.receive_some()
+        assert (await ask(good, Message(MessageType.PING))).type is MessageType.PING
+    assert [record for record in caplog.records if record.levelno > logging.INFO] == []
+
+
+async def test_one_stream_serves_many_requests(autojump_clock: MockClock, swarm: Swarm) -> None:
+    nodes = await swarm.start_many(3)
+    async with open_stranger(swarm) as stranger:
+        stream = await open_stream(stranger, nodes[0])
+        named = {node.peer for node in nodes[1:]}
+        for kind in (MessageType.FIND_NODE, MessageType.GET_VALUE, MessageType.GET_PROVIDERS):
+            answer = await ask(stream, Message(kind, KEY))
+            assert (answer.type, answer.key, answer.record) == (kind, KEY, None)
+            assert {peer.info.peer for peer in answer.closer} == named
+            assert all(peer.info.addresses for peer in answer.closer)
+        await stream.send_all(announcement(KEY, stranger))
+        assert (await ask(stream, Message(MessageType.PING))).type is MessageType.PING
+        await stream.send_eof()
+        assert await stream.receive_some() == b""
+    assert nodes[0].dht.status().records == 1
+
+
+async def test_a_silent_stream_is_closed(autojump_clock: MockClock, swarm: Swarm) -> None:
+    node = await swarm.start(1)
+    async with open_stranger(swarm) as stranger:
+        stream = await open_stream(stranger, node)
+        await ask(stream, Message(MessageType.PING))
+        with trio.fail_after(SERVED_IDLE_SECONDS + 1.0):
+            assert await stream.receive_some() == b""
+
+
+async def test_a_peer_has_only_so_many_streams(autojump_clock: MockClock, swarm: Swarm) -> None:
+    node = await swarm.start(1)
+    async with open_stranger(swarm) as stranger, open_stranger(swarm, 101) as other:
+        streams = [await open_stream(stranger, node) for _ in range(SERVED_STREAMS_PER_PEER)]
+        for stream in streams:
+            await ask(stream, Message(MessageType.PING))
+        one_more = await open_stream(stranger, node)
+        with pytest.raises(StreamReset):
+            await ask(one_more, Message(MessageType.PING))
+        await ask(await open_stream(other, node), Message(MessageType.PING))
+        streams[0].reset()
+        await trio.sleep(1.0)
+        await ask(await open_stream(stranger, node), Message(MessageType.PING))
+    await trio.sleep(1.0)
+    assert not node.dht._serving
+
+
+async def test_a_flood_of_provider_records_stays_within_the_quota_of_its_sender(
+    autojump_clock: MockClock, swarm: Swarm
+) -> None:
+    nodes = await swarm.start_many(3)
+    nodes[0].dht._store._per_peer = 100
+    await nodes[1].dht.provide(KEY)
+    rng = random.Random(1)
+    async with open_stranger(swarm) as stranger:
+        stream = await open_stream(stranger, nodes[0])
+        for _ in range(20):
+            spam = (announcement(rng.randbytes(34), stranger) for _ in range(50))
+            await stream.send_all(b"".join(spam))
+        await ask(stream, Message(MessageType.PING))
+    assert nodes[0].dht.status().records == 101
+    assert [info.peer async for info in nodes[2].dht.find_providers(KEY)] == [nodes[1].peer]
+
+
+async def test_nobody_can_announce_for_somebody_else(
+    autojump_clock: MockClock, swarm: Swarm
+) -> None:
+    nodes = await swarm.start_many(2)
+    async with open_stranger(swarm) as stranger:
+        stream = await open_stream(stranger, nodes[0])
+        victim = Peer(PeerInfo(nodes[1].peer, (Multiaddr.parse("/memory/666"),)))
+        await stream.send_message(
+            encode(Message(MessageType.ADD_PROVIDER, KEY, providers=(victim,)))
+        )
+        await ask(stream, Message(MessageType.PING))
+    assert nodes[0].dht.status().records == 0
+    assert Multiaddr.parse("/memory/666") not in nodes[0].mesh.book.addresses(nodes[1].peer)
+
+
+# Peers that answer in their own way.
+
+
+@asynccontextmanager
+async def open_answerer(
+    swarm: Swarm, handler: Callable[[Stream], Awaitable[None]], number: int = 100
+) -> AsyncIterator[Mesh]:
+    async with open_stranger(swarm, number) as mesh:
+        mesh.handle(PROTOCOL, handler)
+        yield mesh
+
+
+async def answer_once(stream: Stream) -> None:
+    """As implementations do that take a new stream for each request."""
+    data = await stream.receive_message(MAX_MESSAGE)
+    assert data is not None
+    request = decode(data)
+    await stream.send_message(encode(Message(request.type, request.key)))
+
+
+async def test_peers_that_close_after_each_answer_are_asked_on_new_streams(
+    autojump_clock: MockClock, swarm: Swarm
+) -> None:
+    node = await swarm.start(1)
+    async with open_answerer(swarm, answer_once) as peer:
+        await peer.connect(node.peer, node.mesh.addresses)
+        await node.dht.wait_joined()
+        for _ in range(5):
+            search = node.dht.find_providers(KEY)
+            assert [info async for info in search] == []
+            assert str(search.report) == "asked 1 peers, 1 answered"
+
+
+async def test_streams_are_used_again_and_let_go_when_idle(
+    autojump_clock: MockClock, swarm: Swarm
+) -> None:
+    served = []
+
+    async def serve(stream: Stream) -> None:
+        served.append(stream)
+        while (data := await stream.receive_message(MAX_MESSAGE)) is not None:
+            await stream.send_message(encode(Message(decode(data).type)))
+
+    node = await swarm.start(1)
+    async with open_answerer(swarm, serve) as peer:
+        await peer.connect(node.peer, node.mesh.addresses)
+        await node.dht.wait_joined()
+        for _ in range(5):
+            await node.dht.closest_peers(KEY)
+        assert len(served) == 1
+        async with trio.open_nursery() as nursery:
+            for number in range(10):
+                nursery.start_soon(node.dht.closest_peers, bytes([number, 1]))
+        requester = node.dht._client._requester
+        assert len(requester._idle) == IDLE_STREAMS_PER_PEER
+        # The next look at ourselves is minutes away by now, so nothing else is asked meanwhile.
+        await trio.sleep(600.0)
+        before = len(served)
+        await trio.sleep(IDLE_SECONDS + 1.0)
+        assert len(served) == before
+        assert not requester._idle
+        assert not requester._idle_of
+
+
+async def answer_something_else(stream: Stream) -> None:
+    await stream.receive_message(MAX_MESSAGE)
+    await stream.send_message(encode(Message(MessageType.PING)))
+
+
+async def answer_garbage(stream: Stream) -> None:
+    await stream.receive_message(MAX_MESSAGE)
+    await stream.send_message(b"\xff" * 99)
+
+
+async def answer_at_length(stream: Stream) -> None:
+    await stream.receive_message(MAX_MESSAGE)
+    await stream.send_all(_varint.encode(1 << 40) + bytes(1000))
+
+
+async def answer_nothing(stream: Stream) -> None:
+    await stream.receive_message(MAX_MESSAGE)
+
+
+async def answer_never(stream: Stream) -> None:
+    await trio.sleep_forever()
+
+
+@pytest.mark.parametrize(
+    "handler",
+    [answer_something_else, answer_garbage, answer_at_length, answer_nothing, answer_never],
+)
+async def test_a_peer_that_does_not_answer_properly_is_no_contact(
+    autojump_clock: MockClock, swarm: Swarm, handler: Callable[[Stream], Awaitable[None]]
+) -> None:
+    nodes = await swarm.start_many(2)
+    async with open_answerer(swarm, handler) as peer:
+        for node in nodes:
+            await peer.connect(node.peer, node.mesh.addresses)
+        await trio.sleep(30.0)
+        assert [contact.peer for contact in nodes[0].dht.peers()] == [nodes[1].peer]
+
+
+async def test_a_contact_that_stops_answering_properly_is_dropped(
+    autojump_clock: MockClock, swarm: Swarm
+) -> None:
+    proper = True
+
+    async def serve(stream: Stream) -> None:
+        await (answer_once if proper else answer_garbage)(stream)
+
+    nodes = await swarm.start_many(2)
+    async with open_answerer(swarm, serve) as peer:
+        await peer.connect(nodes[0].peer, nodes[0].mesh.addresses)
+        await trio.sleep(5.0)
+        assert len(nodes[0].dht.peers()) == 2
+        proper = False
+        search = nodes[0].dht.find_providers(KEY)
+        assert [info async for info in search] == []
+        assert search.report is not None
+        assert search.report.failures == {"dht-message": 1}
+        await trio.sleep(1800.0)
+        assert [contact.peer for contact in nodes[0].dht.peers()] == [nodes[1].peer]
+
+
+async def test_a_peer_that_stops_serving_the_protocol_leaves_the_table(
+    autojump_clock: MockClock, swarm: Swarm
+) -> None:
+    node = await swarm.start(1)
+    async with open_answerer(swarm, answer_once) as peer:
+        await peer.connect(node.peer, node.mesh.addresses)
+        await node.dht.wait_joined()
+        peer.unhandle(PROTOCOL)
+        await trio.sleep(5.0)
+        assert node.dht.peers() == []
+
+
+async def test_invented_peers_and_providers_do_not_hide_the_real_ones(
+    autojump_clock: MockClock, swarm: Swarm
+) -> None:
+    rng = random.Random(1)
+
+    async def lie(stream: Stream) -> None:
+        while (data := await stream.receive_message(MAX_MESSAGE)) is not None:
+            request = decode(data)
+            invented = tuple(
+                Peer(
+                    PeerInfo(
+                        PeerId(b"\x12\x20" + rng.randbytes(32)),
+                        (Multiaddr.parse(f"/memory/{rng.randrange(1, 1 << 20)}"),),
+                    )
+                )
+                for _ in range(30)
+            )
+            await stream.send_message(
+                encode(Message(request.type, request.key, closer=invented, providers=invented))
+            )
+
+    nodes = await swarm.start_many(5)
+    await nodes[1].dht.provide(KEY)
+    async with open_answerer(swarm, lie) as liar:
+        for node in nodes:
+            await liar.connect(node.peer, node.mesh.addresses)
+        await trio.sleep(5.0)
+        assert liar.peer_id in [contact.peer for contact in nodes[4].dht.peers()]
+        search = nodes[4].dht.find_providers(KEY)
+        found = [info.peer async for info in search]
+        assert nodes[1].peer in found
+        assert len(found) == 20
+        assert len(await nodes[3].dht.closest_peers(KEY)) == 5
+        assert {contact.peer for contact in nodes[4].dht.peers()} == {
+            liar.peer_id,
+            *(node.peer for node in nodes[:4]),
+        }
+
+
+async def test_announcements_wait_until_a_slow_peer_has_read_them(
+    autojump_clock: MockClock, swarm: Swarm
+) -> None:
+    read = []
+
+    async def serve(stream: Stream) -> None:
+        while (data := await stream.receive_message(MAX_MESSAGE)) is not None:
+            message = decode(data)
+            if message.type is MessageType.ADD_PROVIDER:
+                await trio.sleep(0.1)
+                read.append(message.key)
+            else:
+                await stream.send_message(encode(Message(message.type)))
+
+    node = await swarm.start(1)
+    async with open_answerer(swarm, serve) as peer:
+        await peer.connect(node.peer, node.mesh.addresses)
+        await node.dht.wait_joined()
+        keys = [bytes([number]) * 34 for number in range(30)]
+        assert await node.dht.provide_many(keys) == 1
+        assert sorted(read) == keys
+
+
+@pytest.mark.parametrize("after", [0.0, 0.005, 0.015, 0.03, 0.05])
+async def test_cancelling_leaves_nothing_behind(
+    autojump_clock: MockClock, swarm: Swarm, after: float
+) -> None:
+    nodes = await swarm.start_many(4)
+    await trio.sleep(120.0)
+    for call in (
+        lambda: nodes[1].dht.closest_peers(b"key"),
+        lambda: nodes[1].dht.find_peer(PeerId(KEY)),
+        lambda: nodes[1].dht.provide(KEY),
+    ):
+        with trio.move_on_after(after):
+            await call()
+        await trio.sleep(1.0)
+        assert nodes[1].dht._client._lookups.value == 16
+        assert nodes[1].dht._announcer._tells.value == 16
+        assert len(await nodes[1].dht.closest_peers(b"key")) == 3
+    await trio.sleep(20.0)  # what was cancelled before anybody was told is announced by now
+    assert [node.dht.status().records for node in nodes] == [1, 0, 1, 1]
