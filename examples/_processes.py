@@ -55,7 +55,7 @@ class LatticaProcess:
 def lattica(home: Path, command: str, *arguments: str) -> Iterator[LatticaProcess]:
     """Run `lattica <command>` on a home of its own until the block ends."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "lattica", command, *arguments, "--json-lines"],
+        [sys.executable, "-P", "-m", "lattica", command, *arguments, "--json-lines"],
         env=_environment(home),
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -78,7 +78,7 @@ def run_lattica(home: Path, command: str, *arguments: str) -> dict[str, Any]:
         SystemExit: it failed; it has said why.
     """
     finished = subprocess.run(
-        [sys.executable, "-m", "lattica", command, *arguments, "--json"],
+        [sys.executable, "-P", "-m", "lattica", command, *arguments, "--json"],
         env=_environment(home),
         stdout=subprocess.PIPE,
         text=True,

@@ -8,7 +8,7 @@ sharer=
 trap 'test -z "$sharer" || kill "$sharer" 2>/dev/null || true; rm -rf "$work"' EXIT
 export LATTICA_LISTEN=/ip4/127.0.0.1/tcp/0 LATTICA_MDNS=off # both shells are on this machine
 
-file=${1:-$work/model.safetensors}
+file=${1:-$work/model.bin}
 test -e "$file" || head -c 8000000 /dev/urandom >"$file"
 
 # The first shell. The command prints what the other one runs, and serves until Ctrl-C.

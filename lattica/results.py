@@ -35,10 +35,10 @@ class Result:
 
 def _plain(value: object) -> Json:
     match value:
+        case enum.Enum():  # before int, which some enums are
+            return value.name.lower()
         case None | bool() | int() | float() | str():
             return value
-        case enum.Enum():
-            return value.name.lower()
         case CID() | PeerId() | Path() | Multiaddr() | Ticket():
             return str(value)
         case Result():

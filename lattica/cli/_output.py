@@ -52,12 +52,12 @@ class Output:
         if not self.quiet:
             self._write(self.stderr, line)
 
-    def result(self, value: Any, event: str = "result") -> None:
+    def result(self, value: Mapping[str, Any], event: str = "result") -> None:
         """Write the result as JSON, if that is what was asked for."""
         if self.face is Face.JSON:
             self._write(self.stdout, json.dumps(value, indent=2))
         else:
-            self.event(event, value if isinstance(value, dict) else {"items": value})
+            self.event(event, value)
 
     def event(self, name: str, fields: Mapping[str, Any]) -> None:
         """Write one event of `--json-lines`."""

@@ -106,7 +106,7 @@ def peers(output: Output, found: list[dict[str, Any]]) -> None:
     output.table(("PEER", "DIALLED", "RTT", "SECURITY", "AGENT", "ADDRESS"), rows)
     if not rows:
         output.say("no peer is connected")
-    output.result(found)
+    output.result({"peers": found})
 
 
 def announcements(output: Output, found: list[dict[str, Any]]) -> None:
@@ -115,7 +115,7 @@ def announcements(output: Output, found: list[dict[str, Any]]) -> None:
     output.table(("CID", "SIZE", "NAME", "PEER"), rows)
     if not rows:
         output.say("nothing was announced since this node came up")
-    output.result(found)
+    output.result({"announcements": found})
 
 
 def pong(output: Output, found: dict[str, Any]) -> None:
@@ -141,7 +141,7 @@ def objects(output: Output, found: list[dict[str, Any]]) -> None:
     output.table(("CID", "SIZE", "STATE", "ADDED", "PATH"), rows)
     if not rows:
         output.say("nothing is shared yet: `lattica share PATH`")
-    output.result(found)
+    output.result({"objects": found})
 
 
 def verification(output: Output, found: dict[str, Any]) -> None:

@@ -24,7 +24,7 @@ class Shell:
 
     def __call__(self, *arguments: str, **environment: str) -> Result:
         return subprocess.run(
-            [sys.executable, "-m", "lattica", *arguments],
+            [sys.executable, "-P", "-m", "lattica", *arguments],
             cwd=self.folder,
             env={**os.environ, "LATTICA_HOME": str(self.home), "NO_COLOR": "1", **environment},
             capture_output=True,

@@ -45,7 +45,7 @@ async def test_a_safetensors_file_is_cut_at_its_tensors(lab: Lab, tmp_path: Path
     source = lab.safetensors("m.safetensors", 100_000, 0, 300_000)
     async with lab.node("a") as a, lab.node("b") as b:
         shared = await a.share(source)
-        assert shared.segments == 4
+        assert shared.segments == 3  # the header and the two tensors that are not empty
         got = await b.get(shared.ticket, tmp_path / "copy.safetensors")
         assert got.path.read_bytes() == source.read_bytes()
         assert (await b.share(got.path)).cid == shared.cid
