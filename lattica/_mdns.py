@@ -38,6 +38,7 @@ _KEY = "dnsaddr="
 _BACKLOG = 64  # names seen and not looked at yet; mDNS repeats itself, so losing one is no loss
 _MAX_NAMES = 1024  # names remembered as looked at
 _RESOLVE_MS = 3000
+_RESOLVERS = 4  # names looked at together: one that nobody stands behind takes all its time
 
 logger = logging.getLogger(__name__)
 
@@ -101,6 +102,8 @@ async def open_mdns(mesh: Mesh, *, interfaces: Sequence[str] | None = None) -> A
 
 
 async def _run(mesh: Mesh, interfaces: Sequence[str] | None) -> None:
+    import zeroconf  # only a node that looks around needs it
+
     try:
         service = await trio.to_thread.run_sync(_start, interfaces)
     except OSError as error:
@@ -108,6 +111,8 @@ async def _run(mesh: Mesh, interfaces: Sequence[str] | None) -> None:
         return
     try:
         await _serve(service, mesh, on_loopback=interfaces is not None)
+    except (OSError, zeroconf.Error) as error:
+        logger.info("discovery on the local network ended: %r", error)
     finally:
         with trio.CancelScope(shield=True):  # takes back what was said; bounded by zeroconf
             await trio.to_thread.run_sync(service.close)
@@ -126,17 +131,31 @@ async def _serve(service: Zeroconf, mesh: Mesh, *, on_loopback: bool) -> None:
 
     record = encode_txt(addresses, mesh.peer_id)
     hosts = [str(address.ip) for address in addresses if address.ip is not None]
+    if not record:
+        logger.info("nobody on the local network can be told of us: we listen on loopback only")
     await trio.to_thread.run_sync(_register, service, name, record, hosts, seen)
     looked_at: dict[str, None] = {name: None}
     async with private_nursery() as nursery:
-        async for other in names:
-            if other in looked_at:
-                continue
-            if len(looked_at) >= _MAX_NAMES:
-                del looked_at[next(iter(looked_at))]
-            looked_at[other] = None
-            record = await trio.to_thread.run_sync(_resolve, service, other)
-            nursery.start_soon(_meet, mesh, record)
+        for _ in range(_RESOLVERS):
+            nursery.start_soon(_look, service, mesh, names, looked_at, nursery)
+
+
+async def _look(
+    service: Zeroconf,
+    mesh: Mesh,
+    names: trio.MemoryReceiveChannel[str],
+    looked_at: dict[str, None],
+    nursery: trio.Nursery,
+) -> None:
+    async for name in names:
+        if name in looked_at:
+            continue
+        if len(looked_at) >= _MAX_NAMES:
+            del looked_at[next(iter(looked_at))]
+        looked_at[name] = None
+        # Abandoned when we close: the thread ends by itself, within the time it has to resolve.
+        record = await trio.to_thread.run_sync(_resolve, service, name, abandon_on_cancel=True)
+        nursery.start_soon(_meet, mesh, record)
 
 
 def _offer(channel: trio.MemorySendChannel[str], name: str) -> None:
@@ -158,11 +177,15 @@ async def _meet(mesh: Mesh, record: bytes) -> None:
 
 
 def _start(interfaces: Sequence[str] | None) -> Zeroconf:
-    import zeroconf  # only a node that looks around needs it
+    import zeroconf
 
+    used = (
+        list(interfaces) if interfaces is not None else zeroconf.get_all_addresses()  # type: ignore[attr-defined]  # public, not in __all__
+    )
+    logger.info("looking for peers on the local network, at %s", ", ".join(used))
     if interfaces is None:
         return zeroconf.Zeroconf()
-    return zeroconf.Zeroconf(interfaces=list(interfaces))
+    return zeroconf.Zeroconf(interfaces=used)
 
 
 def _register(
@@ -199,7 +222,11 @@ def _resolve(service: Zeroconf, name: str) -> bytes:
 
     # A TXT record mostly comes with the name, and is all that some libp2p nodes send. Asking for
     # it waits for address records, too, so what is known is looked at first.
-    info = zeroconf.ServiceInfo(SERVICE, name)
-    if not info.load_from_cache(service) and not info.text:
-        info.request(service, _RESOLVE_MS)
+    try:
+        info = zeroconf.ServiceInfo(SERVICE, name)
+        if not info.load_from_cache(service) and not info.text:
+            info.request(service, _RESOLVE_MS)
+    except zeroconf.Error as error:
+        logger.debug("no record of %r: %r", name, error)
+        return b""
     return info.text or b""
