@@ -22,8 +22,6 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import trio
-
     from lattica.identity import PeerId, PublicKey
 
     from .multiaddr import Multiaddr
@@ -65,14 +63,6 @@ class RawLink(Protocol):
 
     def close(self) -> None:
         """Close both directions, at once. Wakes waiters with ClosedResourceError; idempotent."""
-
-
-class SocketLink(RawLink, Protocol):
-    """A raw link that is an operating system's socket."""
-
-    @property
-    def socket(self) -> trio.socket.SocketType:
-        """The socket, non-blocking, owned by the link."""
 
 
 class Listener(Protocol):

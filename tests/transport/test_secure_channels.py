@@ -16,13 +16,15 @@ from lattica.errors import LatticaError, ProtocolError
 from lattica.identity import Identity
 from lattica.transport import noise, tls
 from lattica.transport._channel import HandshakeLost, KeyExhausted, PeerIdMismatch
+from lattica.transport.memory import MemoryNetwork
 from lattica.transport.multiaddr import Multiaddr
+from lattica.transport.tcp import TcpTransport
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from types import ModuleType
 
-    from lattica.transport._links import SecureChannel
+    from lattica.transport._links import RawLink, SecureChannel, Transport
 
 ALICE, BOB, EVE = (Identity(bytes([seed]) * 32) for seed in (1, 2, 3))
 YAMUX = ("/yamux/1.0.0",)
@@ -137,8 +139,9 @@ async def secured(
 
 async def read(channel: SecureChannel, size: int) -> bytes:
     data = b""
-    while len(data) < size and (pieces := await channel.receive()):
-        data += b"".join(pieces)
+    with trio.fail_after(5):  # red, not stuck
+        while len(data) < size and (pieces := await channel.receive()):
+            data += b"".join(pieces)
     return data
 
 
@@ -383,7 +386,7 @@ async def test_two_sends_at_once_are_refused_rather_than_mixed(security: ModuleT
     async with trio.open_nursery() as nursery:
         nursery.start_soon(pair.dialer.send, [bytes(10_000)])
         await wait_all_tasks_blocked()
-        with pytest.raises(trio.BusyResourceError):
+        with pytest.raises(trio.BusyResourceError), trio.fail_after(5):
             await pair.dialer.send([b"me too"])
         with pytest.raises(trio.BusyResourceError):
             await pair.dialer.flush()
@@ -490,3 +493,27 @@ async def test_an_idle_noise_link_costs_little_even_after_it_was_busy() -> None:
         tracemalloc.stop()
     shared = 3 << 20  # the buffers that all links share
     assert (grown - shared) / 80 < 20_000, "bytes a link end"
+
+
+@either
+@pytest.mark.parametrize("kind", ["tcp", "memory"])
+async def test_many_links_of_our_transports_carry_data_both_ways_at_once(
+    security: ModuleType, kind: str
+) -> None:
+    transport: Transport = TcpTransport() if kind == "tcp" else MemoryNetwork().transport()
+    where = "/ip4/127.0.0.1/tcp/0" if kind == "tcp" else "/memory/1"
+    listener = await transport.listen(Multiaddr.parse(where))
+    data = bytes(range(256)) * 4000
+
+    async def talk(link: RawLink, identity: Identity, initiator: bool) -> None:
+        channel = await security.secure(link, identity, initiator=initiator)
+        async with trio.open_nursery() as talking:
+            talking.start_soon(channel.send, [data])
+            await _expect(channel, data)
+        channel.close()
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(6):
+            nursery.start_soon(talk, await transport.dial(listener.addresses[0]), ALICE, True)
+            nursery.start_soon(talk, await listener.accept(), BOB, False)
+    listener.close()
