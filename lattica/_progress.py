@@ -24,12 +24,15 @@ _WORDS = {"hash": "hashed", "find": "found", "fetch": "verified", "verify": "che
 
 
 def size(count: float) -> str:
-    """Return bytes for people, in powers of 1 000, as disks and networks are sold."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 999.5:
-            return f"{count:.0f} {unit}" if unit == "B" or count >= 99.95 else f"{count:.1f} {unit}"
+    """Return bytes for people: three digits, in powers of 1 000 as disks and networks are sold."""
+    if count < 999.5:
+        return f"{count:.0f} B"
+    for unit in ("kB", "MB", "GB", "TB"):
         count /= 1000
-    return f"{count:.1f} TB"
+        if count < 999.5 or unit == "TB":
+            break
+    digits = 2 if count < 9.995 else 1 if count < 99.95 else 0
+    return f"{count:.{digits}f} {unit}"
 
 
 def duration(seconds: float) -> str:

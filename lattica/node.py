@@ -136,7 +136,8 @@ async def open_node(
             ):
                 remember(owned, mesh.listen_addresses)
                 node = AsyncNode(owned, mesh, dht, pubsub, store, exchange, nursery)
-                dht.keep_providing(await trio.to_thread.run_sync(list, store.provided()))
+                if dht.server:  # a visitor would leave records that outlive it
+                    dht.keep_providing(await trio.to_thread.run_sync(list, store.provided()))
                 async with AsyncExitStack() as more:
                     if settings.flag("mdns"):
                         await more.enter_async_context(open_mdns(mesh))
@@ -338,7 +339,8 @@ class AsyncNode:
                     progress=report_fetch(progress),
                 )
                 nursery.cancel_scope.cancel()
-        self.dht.keep_providing([cid.multihash])
+        if self.dht.server:
+            self.dht.keep_providing([cid.multihash])
         return Fetched(
             cid=cid,
             path=fetched.stored.path,

@@ -101,7 +101,16 @@ def test_on_a_terminal_progress_is_one_line_that_goes_away(
 
 @pytest.mark.parametrize(
     ("count", "text"),
-    [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (58_049_000, "58.0 MB"), (3.2e12, "3.2 TB")],
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1.00 kB"),
+        (58_049_000, "58.0 MB"),
+        (99_960_000, "100 MB"),
+        (999_600_000, "1.00 GB"),
+        (1_073_745_152, "1.07 GB"),
+        (3.2e15, "3200 TB"),
+    ],
 )
 def test_sizes_are_short(count: float, text: str) -> None:
     assert size(count) == text
