@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 # The first Python that is new enough; `make PYTHON=/path/to/python3` takes another.
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
+QUIET := -qq --disable-pip-version-check
 SEED ?= 1
 COUNT ?= 100000
 
@@ -21,16 +22,16 @@ help:
 
 setup: $(VENV)/.setup
 
-$(VENV)/.setup: pyproject.toml requirements.lock requirements-libp2p.lock
+$(VENV)/.setup: pyproject.toml requirements-dev.lock requirements-libp2p.lock
 	@test -n "$(PYTHON)" || { \
 		echo "lattica needs Python 3.11 or newer: make PYTHON=/path/to/python3" >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing the locked dependencies into $(VENV)"
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check --require-hashes \
-		-r requirements.lock
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps \
+	@$(BIN)/python -m pip install $(QUIET) --require-hashes \
+		-r requirements-dev.lock
+	@$(BIN)/python -m pip install $(QUIET) --no-deps \
 		--no-build-isolation --editable .
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check --require-hashes \
+	@$(BIN)/python -m pip install $(QUIET) --require-hashes \
 		--no-build-isolation -r requirements-libp2p.lock >$(VENV)/libp2p.log 2>&1 || { \
 		echo "note: the extra 'libp2p' is left out: no relays, hole punching, QUIC or WebSocket; the rest works."; \
 		echo "      It needs a C compiler, Python headers and GMP headers (Debian: gcc python3-dev libgmp-dev; see $(VENV)/libp2p.log), then: touch pyproject.toml && make setup"; }
@@ -50,19 +51,21 @@ unit: setup
 	$(BIN)/coverage run -m pytest -q
 	$(BIN)/coverage report --format=total
 
-# What users install is the wheel: it is built, looked into, installed alone beside its dependencies,
-# driven, and tested. -P keeps the checkout off the import path.
+# What users install is the wheel: it is built, looked into, installed alone beside what it says it
+# needs, driven, and tested. -P keeps the checkout off the import path.
+WHEEL := $(VENV)-wheel/bin/python
 package: setup
 	rm -rf build dist
-	$(BIN)/python -m build --no-isolation --outdir dist . >$(VENV)/build.log
+	$(BIN)/python -m build --no-isolation --outdir dist . >$(VENV)/build.log 2>&1 || \
+		{ cat $(VENV)/build.log; exit 1; }
 	$(BIN)/check-wheel-contents dist/*.whl
 	$(PYTHON) -m venv --clear $(VENV)-wheel
-	$(VENV)-wheel/bin/python -m pip install -qq --disable-pip-version-check \
-		--constraint requirements.lock dist/*.whl
-	$(VENV)-wheel/bin/lattica --help >/dev/null
-	$(VENV)-wheel/bin/python -m pip install -qq --disable-pip-version-check --require-hashes \
-		-r requirements.lock
-	$(VENV)-wheel/bin/python -P -m pytest -q tests/test_*.py tests/cli tests/node
+	$(WHEEL) -m pip install $(QUIET) --require-hashes -r requirements.lock
+	$(WHEEL) -m pip install $(QUIET) --no-deps dist/*.whl
+	$(WHEEL) -m pip check
+	cd $(VENV)-wheel && bin/python ../examples/demo.py --mib 8
+	$(WHEEL) -m pip install $(QUIET) --require-hashes -r requirements-dev.lock
+	$(WHEEL) -P -m pytest -q tests/test_*.py tests/cli tests/node
 
 interop: setup
 	$(BIN)/python tests/interop/install_peers.py
@@ -83,14 +86,18 @@ bench: setup
 	for name in stream fetch connect memory; do $(BIN)/python -m benchmarks $$name --quick || exit 1; done
 
 # Only this target needs the tool that resolves versions, and gives it an environment of its own.
-# The larger set is resolved first, so that the extra fits on top of what everybody has.
-COMPILE = $(VENV)-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
-	--no-annotate --custom-compile-command "make lock" --group test --group lint pyproject.toml
+# The largest set is resolved first and holds for the others, so that they fit on top of each other.
+COMPILE = $(VENV)-lock/bin/uv pip compile --quiet --universal --python-version 3.11 \
+	--generate-hashes --no-annotate --custom-compile-command "make lock" pyproject.toml
 lock:
 	$(PYTHON) -m venv $(VENV)-lock
-	$(VENV)-lock/bin/python -m pip install -qq --disable-pip-version-check uv
-	$(COMPILE) --upgrade --extra libp2p --output-file requirements-libp2p.lock >/dev/null
-	$(COMPILE) --upgrade --constraint requirements-libp2p.lock --output-file requirements.lock >/dev/null
+	$(VENV)-lock/bin/python -m pip install $(QUIET) uv
+	$(COMPILE) --upgrade --group test --group lint --extra libp2p \
+		--output-file requirements-libp2p.lock >/dev/null
+	$(COMPILE) --upgrade --group test --group lint --constraint requirements-libp2p.lock \
+		--output-file requirements-dev.lock >/dev/null
+	$(COMPILE) --upgrade --constraint requirements-libp2p.lock \
+		--output-file requirements.lock >/dev/null
 
 clean:
 	rm -rf build dist *.egg-info .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis \
