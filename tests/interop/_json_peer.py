@@ -27,6 +27,8 @@ class ForeignFailure(Exception):
 class JsonPeer:
     """A running foreign peer. Made by `open_json_peer`."""
 
+    half_closes = True
+
     def __init__(self, process: trio.Process) -> None:
         self._process = process
         self._ids = itertools.count(1)

@@ -3,7 +3,7 @@
 Byte i is i modulo 251, a prime, so that a lost, doubled or swapped piece of any size shows.
 Protocols, the same on every implementation: `/interop/echo` returns what it gets and half-closes
 after us; `/interop/sink` checks what it gets and answers with its size; `/interop/reset` resets as
-soon as a byte arrives; `/interop/hold` answers one byte and waits.
+soon as bytes arrive; `/interop/hold` answers a byte with two and waits.
 """
 
 from __future__ import annotations
@@ -20,19 +20,21 @@ _PATTERN = memoryview(bytes(i % 251 for i in range(PIECE + 251)))
 
 
 async def send(stream: Stream, size: int) -> None:
-    """Send `size` bytes of the pattern and half-close."""
+    """Send `size` bytes of the pattern."""
     offset = 0
     while offset < size:
         part = min(PIECE, size - offset)
         await stream.send_all(_PATTERN[offset % 251 : offset % 251 + part])
         offset += part
-    await stream.send_eof()
 
 
-async def check(stream: Stream) -> int:
-    """Receive to the end and return the size. Raises AssertionError at the first wrong byte."""
+async def check(stream: Stream, size: int | None = None) -> int:
+    """Receive `size` bytes, or to the end; return how many came.
+
+    Raises AssertionError at the first wrong byte.
+    """
     offset = 0
-    while data := await stream.receive_view():
+    while offset != size and (data := await stream.receive_view()):
         view = memoryview(data)
         for start in range(0, len(view), PIECE):
             part = view[start : start + PIECE]
@@ -41,17 +43,22 @@ async def check(stream: Stream) -> int:
     return offset
 
 
-async def echo(stream: Stream, size: int) -> int:
-    """Send `size` bytes to an echo while receiving them back; return how many came."""
+async def echo(stream: Stream, size: int, *, half_close: bool) -> int:
+    """Send `size` bytes to an echo while receiving them back; return how many came.
+
+    With `half_close` our end of stream has to come back as theirs.
+    """
     received = 0
 
     async def receive() -> None:
         nonlocal received
-        received = await check(stream)
+        received = await check(stream, None if half_close else size)
 
     async with stream, trio.open_nursery() as nursery:
         nursery.start_soon(receive)
         await send(stream, size)
+        if half_close:
+            await stream.send_eof()
     return received
 
 
@@ -74,7 +81,7 @@ class Handled:
 
     async def serve_hold(self, stream: Stream) -> None:
         try:
-            await stream.send_all(await stream.receive_exactly(1))
+            await stream.send_all(2 * await stream.receive_exactly(1))
             while await stream.receive_some():
                 pass
         except trio.BrokenResourceError as error:

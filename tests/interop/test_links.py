@@ -18,6 +18,8 @@ from lattica.transport import Mesh, Multiaddr, StreamReset, open_mesh
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from lattica.transport import Stream
+
 pytestmark = pytest.mark.interop
 MIB = 1 << 20
 KINDS = ["go-noise", "go-tls", "js-noise", "js-tls", "py-noise"]
@@ -35,6 +37,10 @@ async def meet(kind: str) -> AsyncIterator[tuple[Mesh, Multiaddr, _pattern.Handl
         ):
             handled = _pattern.serve(mesh)
             yield mesh, mesh.listen_addresses[0].with_peer(mesh.peer_id), handled, foreign
+
+
+async def _echo(stream: Stream, size: int, foreign: Foreign) -> int:
+    return await _pattern.echo(stream, size, half_close=foreign.half_closes)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -76,7 +82,7 @@ async def test_64_mib_come_back_from_their_echo(kind: str) -> None:
     async with meet(kind) as (mesh, _, _, foreign):
         await mesh.dial(foreign.address)
         stream = await mesh.open_stream(foreign.peer, "/interop/echo")
-        assert await _pattern.echo(stream, 64 * MIB) == 64 * MIB
+        assert await _echo(stream, 64 * MIB, foreign) == 64 * MIB
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -85,12 +91,14 @@ async def test_64_mib_come_back_from_our_echo(kind: str) -> None:
         assert await foreign.echo(ours, 64 * MIB) == 64 * MIB
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if not kind.startswith("go")])
 async def test_a_half_closed_stream_still_carries_the_answer(kind: str) -> None:
     async with meet(kind) as (mesh, ours, _, foreign):
+        assert isinstance(foreign, JsonPeer)
         await mesh.dial(foreign.address)
         async with await mesh.open_stream(foreign.peer, "/interop/sink") as stream:
             await _pattern.send(stream, 3 * MIB + 7)
+            await stream.send_eof()
             assert b"".join([data async for data in stream]) == str(3 * MIB + 7).encode()
         assert await foreign.sink(ours, 3 * MIB + 7) == 3 * MIB + 7
 
@@ -100,7 +108,7 @@ async def test_their_reset_is_not_an_end_of_stream(kind: str) -> None:
     async with meet(kind) as (mesh, ours, handled, foreign):
         await mesh.dial(foreign.address)
         async with await mesh.open_stream(foreign.peer, "/interop/reset") as stream:
-            await stream.send_all(b"x")
+            await stream.send_all(b"xx")
             with pytest.raises(StreamReset):
                 await stream.receive_some()
         await foreign.reset(ours)
@@ -133,6 +141,8 @@ async def test_200_streams_run_at_once(kind: str) -> None:
     size = 20_000
     async with meet(kind) as (mesh, ours, _, foreign):
         connection = await mesh.dial(foreign.address)
+        # js-libp2p resets all but ten streams that come before its own upgrade is done.
+        await mesh.ping(foreign.peer)
         received: list[int] = []
         everyone_open = trio.Event()
         waiting = 0
@@ -144,7 +154,7 @@ async def test_200_streams_run_at_once(kind: str) -> None:
             if waiting == 200:
                 everyone_open.set()
             await everyone_open.wait()
-            received.append(await _pattern.echo(stream, size))
+            received.append(await _echo(stream, size, foreign))
 
         async with trio.open_nursery() as nursery:
             for _ in range(200):
@@ -164,7 +174,7 @@ async def test_bulk_runs_both_ways_on_16_streams_at_once(kind: str) -> None:
 
         async def one() -> None:
             stream = await connection.open_stream("/interop/echo")
-            assert await _pattern.echo(stream, size) == size
+            assert await _echo(stream, size, foreign) == size
 
         async def theirs() -> None:
             assert await foreign.echoes(ours, 16, size) == [size] * 16
