@@ -58,7 +58,7 @@ class Inbound:
             security: protocols to accept.
             nursery: where handshakes run.
             check_room: raises ConnectionLimit when there are connections enough.
-            admit: takes over an upgraded link, without waiting; raises ConnectionLimit when it
+            admit: takes over an upgraded link, without waiting; raises a LatticaError when it
                 has closed it instead.
         """
         self._identity, self._limits, self._security = identity, limits, security
@@ -105,10 +105,7 @@ class Inbound:
                 upgraded = await upgrade(
                     link, self._identity, initiator=False, expected=None, security=self._security
                 )
-                if upgraded.channel.peer == self._identity.peer_id:
-                    upgraded.channel.close()  # our own dial has come home; its end says so
-                else:
-                    self._admit(upgraded)
+                self._admit(upgraded)
             if scope.cancelled_caught:
                 self.refused["deadline"] += 1
                 _log.debug("%s did not finish its handshake in time", source)

@@ -64,6 +64,10 @@ class Handlers:
             raise InvalidInput(f"{protocol!r} is not a protocol name")
         self._by_protocol[protocol] = handler
 
+    def get(self, protocol: str) -> Handler | None:
+        """Return who serves `protocol`."""
+        return self._by_protocol.get(protocol)
+
     def remove(self, protocol: str) -> None:
         """Serve `protocol` no more; streams that are being served go on."""
         self._by_protocol.pop(protocol, None)

@@ -26,14 +26,14 @@ from lattica.errors import DeadlineExceeded, InvalidInput, LatticaError
 
 from ._book import AddressBook
 from ._connections import ConnectionTable
-from ._dial import MeshClosed
+from ._dial import MeshClosed, SelfDial
 from ._dialer import Dialer
 from ._events import Broadcast, PeerConnected, PeerDisconnected, PeerIdentified
 from ._inbound import Inbound
 from ._interfaces import expand
 from ._observed import ObservedAddresses
 from ._serve import Handlers
-from ._upgrade import Upgraded, check_security
+from ._upgrade import Upgraded, check_security, upgrade
 from .connection import Connection, ConnectionLost
 from .identify import IDENTIFY_PROTOCOL, PUSH_PROTOCOL, Identifier, IdentifyInfo
 from .limits import Limits
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from lattica.identity import Identity, PeerId
 
     from ._events import MeshEvent
-    from ._links import Listener, Transport
+    from ._links import Listener, RawLink, Transport
     from .connection import Stream
     from .multiaddr import Multiaddr
 
@@ -91,6 +91,7 @@ class Mesh:
         self.identity, self.peer_id, self.limits = identity, identity.peer_id, limits
         self.book = AddressBook(peers=limits.book_peers, addresses_per_peer=limits.book_addresses)
         self._transports, self._announce, self._nursery = transports, tuple(announce), nursery
+        self._security = tuple(security)
         self._agent_version, self._protocol_version = agent_version, protocol_version
         self._closed = False
         self._listeners: list[Listener] = []
@@ -215,6 +216,40 @@ class Mesh:
         self._table.check_room(address.peer_id)
         return await self._dialer.dial(address)
 
+    async def adopt(
+        self, link: RawLink, *, inbound: bool, expected: PeerId | None = None
+    ) -> Connection:
+        """Secure a link that somebody else opened, through a relay for instance, and take it in.
+
+        Args:
+            link: owned from now on; closed whatever goes wrong, cancellation included.
+            inbound: whether the other end opened it.
+            expected: who has to be at the other end; None takes whoever is.
+
+        Raises:
+            DeadlineExceeded: no handshake within `handshake_timeout_s`.
+            PeerIdMismatch: somebody else answered.
+            ConnectionLimit: there are connections enough.
+            LatticaError: the handshake failed.
+        """
+        try:
+            self._check_open()
+            self._table.check_room(expected)
+        except LatticaError:
+            link.close()
+            raise
+        timeout = self.limits.handshake_timeout_s
+        with trio.move_on_after(timeout):
+            upgraded = await upgrade(
+                link,
+                self.identity,
+                initiator=not inbound,
+                expected=expected,
+                security=self._security,
+            )
+            return self._admit(upgraded)
+        raise DeadlineExceeded(f"no handshake within {timeout:g} s", peer=expected)
+
     async def open_stream(
         self, peer: PeerId, *protocols: str, addresses: Iterable[Multiaddr] = ()
     ) -> Stream:
@@ -272,6 +307,8 @@ class Mesh:
         channel = upgraded.channel
         try:
             self._check_open()
+            if channel.peer == self.peer_id:
+                raise SelfDial(f"{upgraded.remote_address} is this node itself")
             self._table.check_room(channel.peer)
         except LatticaError:
             channel.close()
