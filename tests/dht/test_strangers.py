@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 import random
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import pytest
 import trio
 
 from lattica import _varint
+from lattica.dht._client import LOOKUPS
+from lattica.dht._keys import position, shared_bits
 from lattica.dht._messages import (
     MAX_MESSAGE,
     Message,
@@ -383,3 +386,89 @@ async def test_cancelling_leaves_nothing_behind(
         assert len(await nodes[1].dht.closest_peers(b"key")) == 3
     await trio.sleep(20.0)  # what was cancelled before anybody was told is announced by now
     assert [node.dht.status().records for node in nodes] == [1, 0, 1, 1]
+
+
+# Bounds of what a node does itself.
+
+
+def strangers_in_one_bucket(swarm: Swarm, node: Node, count: int) -> list[int]:
+    """Numbers of identities whose positions differ from the node's in the first bit."""
+    ours = position(node.peer.raw)
+    numbers = (
+        number
+        for number in range(200, 400)
+        if shared_bits(position(swarm.identity(number).peer_id.raw), ours) == 0
+    )
+    return list(islice(numbers, count))
+
+
+async def test_connections_that_only_lookups_wanted_are_let_go(
+    autojump_clock: MockClock, swarm: Swarm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lattica.dht._client.VISITS", 1)
+    node = await swarm.start(1)
+    node.dht._table._bucket_size = 1
+    client = node.dht._client
+    async with AsyncExitStack() as stack:
+        peers = [
+            await stack.enter_async_context(open_answerer(swarm, answer_once, number))
+            for number in strangers_in_one_bucket(swarm, node, 5)
+        ]
+        busy = peers[2]
+        busy.handle("/chat/1", answer_never)
+        for peer in peers:
+            where = PeerInfo(peer.peer_id, tuple(peer.addresses))
+            assert isinstance(await client.ask(where, Message(MessageType.PING)), Message)
+            if peer is busy:
+                await node.mesh.open_stream(peer.peer_id, "/chat/1")
+        await trio.sleep(1.0)
+        connected = [peer for peer in peers if node.mesh.connected(peer.peer_id)]
+        # The contact, the one that is in use for something else, and the latest visit.
+        assert connected == [peers[0], busy, peers[4]]
+        assert [contact.peer for contact in node.dht.peers()] == [peers[0].peer_id]
+
+
+async def test_only_so_many_streams_are_kept(
+    autojump_clock: MockClock, swarm: Swarm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lattica.dht._requests.IDLE_STREAMS", 3)
+    nodes = await swarm.start_many(7)
+    assert len(await nodes[1].dht.closest_peers(KEY)) == 6
+    requester = nodes[1].dht._client._requester
+    assert len(requester._idle) == 3
+    assert sum(map(len, requester._idle_of.values())) == 3
+
+
+async def test_only_so_many_peers_wait_to_be_asked(
+    autojump_clock: MockClock, swarm: Swarm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lattica.dht._client.PROBES", 5)
+    node = await swarm.start(1)
+    client = node.dht._client
+    for number in range(100):
+        client.consider(PeerId(b"\x12\x20" + number.to_bytes(32, "big")))
+    assert len(client._probing) == 5
+    await trio.sleep(60.0)
+    assert not client._probing
+
+
+async def test_only_so_many_lookups_run_at_once(autojump_clock: MockClock, swarm: Swarm) -> None:
+    node = await swarm.start(1)
+    serving = most = 0
+
+    async def serve(stream: Stream) -> None:
+        nonlocal serving, most
+        while (data := await stream.receive_message(MAX_MESSAGE)) is not None:
+            serving += 1
+            most = max(most, serving)
+            await trio.sleep(0.1)
+            serving -= 1
+            await stream.send_message(encode(Message(decode(data).type)))
+
+    async with open_answerer(swarm, serve) as peer:
+        await peer.connect(node.peer, node.mesh.addresses)
+        await node.dht.wait_joined()
+        async with trio.open_nursery() as nursery:
+            for number in range(100):
+                nursery.start_soon(node.dht.closest_peers, bytes([number, 1]))
+    assert LOOKUPS - 1 <= most <= LOOKUPS
