@@ -293,14 +293,18 @@ class Pubsub:
             self._admit(session.peer)  # it is there on another connection
 
     async def _keep_sending(self, session: _Session) -> None:
-        """Send to a peer until its connection ends, or it does not speak GossipSub any more."""
+        """Send to a peer until its connection ends, or it does not speak GossipSub any more.
+
+        One that takes no stream of ours yet has one open to us may only be slow to set itself up.
+        """
         pause_s = _FIRST_PAUSE_S
         while True:
             started_at = trio.current_time()
             try:
                 await self._send(session)
             except ProtocolNotSupported:
-                return
+                if session.inbound is None:
+                    return
             except _STREAM_ERRORS as error:
                 _log.debug("the gossip stream to %s broke: %s", session.peer, error)
             if session.connection.closing:

@@ -10,6 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 LAYERS = ("dht", "pubsub", "transport")
+VECTORS = "lattica.conform.vectors"  # data: a folder of JSON files, without an __init__.py
 
 pytestmark = pytest.mark.skipif(
     not (ROOT / "lattica" / "__init__.py").exists(), reason="the tests run without the checkout"
@@ -37,11 +38,11 @@ def _behind_link(folder: Path) -> bool:
 
 
 def test_the_table_lists_every_package() -> None:
-    assert _setuptools_table()["packages"] == _packages_on_disk()
+    assert _setuptools_table()["packages"] == sorted([*_packages_on_disk(), VECTORS])
 
 
 def test_the_table_maps_each_layer_to_its_folder() -> None:
-    mapping = {f"lattica.{layer}": layer for layer in LAYERS}
+    mapping = {f"lattica.{layer}": layer for layer in LAYERS} | {VECTORS: "spec/vectors"}
     assert _setuptools_table()["package-dir"] == {"lattica": "lattica", **mapping}
 
 
@@ -50,6 +51,12 @@ def test_each_layer_is_linked_where_tools_look_for_it(layer: str) -> None:
     link = ROOT / "lattica" / layer
     assert link.is_symlink(), f"lattica/{layer} must be a link: git config core.symlinks true"
     assert link.readlink() == Path("..", layer)
+
+
+def test_the_vectors_ship_with_what_runs_them() -> None:
+    link = ROOT / "lattica" / "conform" / "vectors"
+    assert link.readlink() == Path("..", "..", "spec", "vectors")
+    assert _setuptools_table()["package-data"] == {"lattica": ["py.typed"], VECTORS: ["*.json"]}
 
 
 def test_each_dependency_says_why_it_is_there() -> None:
