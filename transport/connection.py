@@ -249,6 +249,7 @@ class Connection:
             for event in session.events():
                 self._handle(event, now)
         self._outbound.kick()
+        self._close_if_done()
 
     def _handle(self, event: Event, now: float) -> None:
         match event:
@@ -264,7 +265,6 @@ class Connection:
                 stream.owner._on_reset()
             case GoneAway(code) if code != GoAwayCode.NORMAL:
                 self._fail(ConnectionLost(f"the peer ended it with code {code}", peer=self.peer))
-        self._close_if_done()
 
     async def _keep_time(self) -> None:
         while True:

@@ -456,6 +456,7 @@ def test_every_error_of_the_session_has_a_code_and_a_hint() -> None:
     def walk(kind: type[LatticaError]) -> list[type[LatticaError]]:
         return [kind, *(each for sub in kind.__subclasses__() for each in walk(sub))]
 
-    errors = [*walk(YamuxError), PeerSilent, SessionClosing, StreamLimit, StreamIdsExhausted]
+    errors: list[type[LatticaError]] = [PeerSilent, SessionClosing, StreamLimit, StreamIdsExhausted]
+    errors += walk(YamuxError)
     assert len({error.code for error in errors}) == len(errors)
     assert all(error.hint for error in errors)

@@ -54,18 +54,11 @@ class TwoSessions(RuleBasedStateMachine):
             account = ledger.open_account()
             session = Session(initiator=initiator, account=account, limits=LIMITS, now=0.0)
             self.ends.append(End(session, ledger))
-        return self.open_stream(True)
+        return True, self._open(True)
 
     @rule(target=streams, side=st.booleans())
     def open_stream(self, side: bool) -> tuple[bool, int]:
-        end = self.ends[side]
-        try:
-            stream = end.session.open_stream(self.now, PATTERN[:5])
-        except StreamLimit:
-            return side, 0
-        end.streams[stream.id] = stream
-        end.sent[stream.id] = 5
-        return side, stream.id
+        return side, self._open(side)
 
     @rule(which=streams, far=st.booleans(), size=st.sampled_from([0, 1, 77, 5000, 70_000, 400_000]))
     def send(self, which: tuple[bool, int], far: bool, size: int) -> None:
@@ -166,6 +159,16 @@ class TwoSessions(RuleBasedStateMachine):
                     assert end.received.get(stream_id, 0) == other.sent.get(stream_id, 0)
             assert end.ledger.used_bytes == 0
             assert not [stream for stream in end.session.streams if not stream.closed]
+
+    def _open(self, side: bool) -> int:
+        end = self.ends[side]
+        try:
+            stream = end.session.open_stream(self.now, PATTERN[:5])
+        except StreamLimit:
+            return 0
+        end.streams[stream.id] = stream
+        end.sent[stream.id] = 5
+        return stream.id
 
     def _pick(self, which: tuple[bool, int], far: bool) -> tuple[End, Substream | None]:
         side, stream_id = which
