@@ -19,6 +19,8 @@ from typing import Any
 sys.path = [entry for entry in sys.path if entry not in ("", os.getcwd())]  # our `lattica` is here
 Lattica: Any = importlib.import_module("lattica").Lattica  # theirs, then
 
+PORT = 4001  # it does not tell which port it was given; in a namespace of its own any is free
+
 
 def say(**figures: Any) -> None:
     sys.stdout.write(json.dumps(figures) + "\n")
@@ -26,7 +28,8 @@ def say(**figures: Any) -> None:
 
 
 def node(folder: str, bootstraps: list[str]) -> Any:
-    builder = Lattica.builder().with_listen_addrs(["/ip4/127.0.0.1/tcp/0"]).with_mdns(False)
+    port = 0 if bootstraps else PORT
+    builder = Lattica.builder().with_listen_addrs([f"/ip4/127.0.0.1/tcp/{port}"]).with_mdns(False)
     builder = builder.with_upnp(False).with_autonat(False).with_dcutr(False)
     builder = builder.with_storage_path(f"{folder}/storage").with_key_path(f"{folder}/key")
     builder = builder.with_dht_db_path(f"{folder}/dht")
@@ -37,8 +40,7 @@ def serve(size: int) -> None:
     """Hold blocks; print where and which. A new block for every line on standard input."""
     with tempfile.TemporaryDirectory() as folder:
         provider = node(folder, [])
-        addresses = provider.get_visible_maddrs()
-        say(ready=[next(a for a in addresses if "127.0.0.1" in a), provider.peer_id()])
+        say(ready=f"/ip4/127.0.0.1/tcp/{PORT}/p2p/{provider.peer_id()}")
         for _ in sys.stdin:
             say(cid=provider.put_block(os.urandom(size)))
 
@@ -52,9 +54,7 @@ def measure(size: int) -> None:
     ):
         assert provider.stdout is not None
         assert provider.stdin is not None
-        address, peer = _read(provider)["ready"]
-        if "/p2p/" not in address:
-            address += f"/p2p/{peer}"
+        address = _read(provider)["ready"]
         getter = node(folder, [address])
         for _ in range(100):
             if getter.get_all_peers():

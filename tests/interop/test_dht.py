@@ -9,9 +9,9 @@ from _go_peer import GoPeer
 from _json_peer import JsonPeer
 
 from lattica.cid import CID, HashFunction
-from lattica.dht import open_dht
-from lattica.identity import Identity
-from lattica.transport import Multiaddr, open_mesh
+from lattica.dht import Dht, open_dht
+from lattica.identity import Identity, PeerId
+from lattica.transport import Multiaddr, PeerInfo, open_mesh
 
 pytestmark = pytest.mark.interop
 LISTEN = [Multiaddr.parse("/ip4/127.0.0.1/tcp/0")]
@@ -46,13 +46,19 @@ async def test_two_of_us_find_each_other_through_go() -> None:
         ):
             await dht_one.wait_joined()
             await dht_other.wait_joined()
-            # go hands a peer on once it has identified it, and tells nobody when that is.
-            while not (found := await dht_one.find_peer(other.peer_id)):
-                await trio.sleep(0.05)
-            assert found.peer == other.peer_id
+            found = await _find_peer(dht_one, other.peer_id)
             assert other.listen_addresses[0] in found.addresses
-            while not await dht_other.find_peer(one.peer_id):
-                await trio.sleep(0.05)
+            await _find_peer(dht_other, one.peer_id)
+
+
+async def _find_peer(dht: Dht, peer: PeerId) -> PeerInfo:
+    # go hands a peer and its addresses on once it has identified it, and tells nobody when.
+    while True:
+        found = await dht.find_peer(peer)
+        if found is not None and found.addresses:
+            assert found.peer == peer
+            return found
+        await trio.sleep(0.05)
 
 
 async def test_js_finds_what_we_provide_and_we_find_what_js_provides() -> None:
