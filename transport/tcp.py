@@ -1,9 +1,11 @@
 """TCP links: sockets tuned for a few long-lived, multiplexed connections.
 
 Nagle's algorithm is off, because a muxer writes whole frames; buffer sizes are left to the kernel,
-whose tuning is switched off by setting them. A peer that vanished without a word is found in two
-ways: keep-alive probes on an idle socket, and a bound on how long sent bytes may stay
-unacknowledged. The muxer's own pings come on top; they also find a process that hangs.
+whose tuning is switched off by setting them. What the network does not take yet is bounded instead:
+frames that wait in the kernel cannot be overtaken by a ping or a small answer any more. A peer that
+vanished without a word is found in two ways: keep-alive probes on an idle socket, and a bound on
+how long sent bytes may stay unacknowledged. The muxer's own pings come on top; they also find a
+process that hangs.
 
 Names are resolved at each dial, and their addresses raced like those of a peer.
 """
@@ -36,6 +38,7 @@ _FAMILIES = {
 _MAX_RESOLVED = 8  # addresses of one name that are tried
 _KEEP_ALIVE_IDLE_S, _KEEP_ALIVE_INTERVAL_S, _KEEP_ALIVE_PROBES = 30, 10, 3
 _UNACKNOWLEDGED_MS = 60_000
+_NOT_SENT_BYTES = 256 << 10  # queued in the kernel beyond what is in flight
 _OUT_OF_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
@@ -283,6 +286,7 @@ def _tune(sock: socket.socket) -> None:
         (socket.IPPROTO_TCP, "TCP_KEEPINTVL", _KEEP_ALIVE_INTERVAL_S),
         (socket.IPPROTO_TCP, "TCP_KEEPCNT", _KEEP_ALIVE_PROBES),
         (socket.IPPROTO_TCP, "TCP_USER_TIMEOUT", _UNACKNOWLEDGED_MS),
+        (socket.IPPROTO_TCP, "TCP_NOTSENT_LOWAT", _NOT_SENT_BYTES),
     ]
     for level, name, value in options:
         option = getattr(socket, name, None)  # not every system has every one

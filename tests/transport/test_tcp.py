@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import socket
+import sys
 
 import pytest
 import trio
@@ -19,6 +21,7 @@ from lattica.transport.tcp import (
     TcpTransport,
 )
 
+SIOCOUTQNSD = 0x894B  # bytes that were not sent yet
 LOOPBACK = Multiaddr.parse("/ip4/127.0.0.1/tcp/0")
 
 
@@ -154,6 +157,19 @@ async def test_sockets_are_tuned_for_frames_and_find_the_dead() -> None:
         if hasattr(socket, "TCP_USER_TIMEOUT"):
             assert link.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 60_000
         link.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads Linux' count of unsent bytes")
+async def test_little_waits_in_the_kernel_where_nothing_can_overtake_it() -> None:
+    near, far = await link_pair()
+    chunk = memoryview(bytes(1 << 16))
+    with trio.move_on_after(0.1):
+        while True:
+            await near.send_some(chunk)
+    counted = fcntl.ioctl(near.socket.fileno(), SIOCOUTQNSD, bytes(4))
+    assert int.from_bytes(counted, sys.byteorder) <= 512 << 10
+    near.close()
+    far.close()
 
 
 async def test_a_port_in_use_is_named_with_the_remedy() -> None:
