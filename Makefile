@@ -65,7 +65,7 @@ package: setup
 	$(WHEEL) -m pip check
 	cd $(VENV)-wheel && bin/python ../examples/demo.py --mib 8
 	$(WHEEL) -m pip install $(QUIET) --require-hashes -r requirements-dev.lock
-	$(WHEEL) -P -m pytest -q tests/test_*.py tests/cli tests/node
+	$(WHEEL) -P -m pytest -q tests/test_*.py tests/base tests/node
 
 interop: setup
 	$(BIN)/python tests/interop/install_peers.py

@@ -6,7 +6,14 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
-from lattica.content import BadLeaf, FetchProgress, FetchStarted, ProviderJoined, ProviderLeft
+from lattica.content import (
+    BadLeaf,
+    FetchProgress,
+    FetchStarted,
+    ProviderJoined,
+    ProviderLeft,
+    ProviderSlow,
+)
 from lattica.results import Phase, Progress
 
 if TYPE_CHECKING:
@@ -38,26 +45,39 @@ def reporter(
     return add
 
 
-def report_fetch(callback: ProgressCallback | None) -> Callable[[FetchEvent], None]:
-    """Return a function that turns a fetch's events into reports and log lines."""
-    peers: set[PeerId] = set()
+class FetchReporter:
+    """Turns a fetch's events into reports and log lines. Call it with each event."""
 
-    def tell(event: FetchEvent) -> None:
-        report = None
+    def __init__(self, callback: ProgressCallback | None) -> None:
+        self._callback = callback
+        self._peers: set[PeerId] = set()
+        self._started = False
+
+    def looking(self) -> None:
+        """Report that providers are looked for, until it is known what is fetched."""
+        if not self._started:
+            self._report(Progress(Phase.FIND, 0, None, len(self._peers)))
+
+    def __call__(self, event: FetchEvent) -> None:
+        """Take the next event."""
         match event:
             case ProviderJoined(peer):
-                peers.add(peer)
-                report = Progress(Phase.FIND, 0, None, len(peers))
+                self._peers.add(peer)
+                self.looking()
             case ProviderLeft(peer, reason):
-                peers.discard(peer)
+                self._peers.discard(peer)
                 logger.info("%s is not asked any more: %s", peer.short, reason)
+            case ProviderSlow(peer, seconds):
+                logger.info("%s was silent for %.0f s: its work moves", peer.short, seconds)
             case BadLeaf(error):
                 logger.warning("%s; that peer is not asked again", error)
             case FetchStarted(_, size, verified):
-                report = Progress(Phase.FETCH, verified, size, len(peers))
+                self._started = True
+                self._report(Progress(Phase.FETCH, verified, size, len(self._peers)))
             case FetchProgress(_, size, verified, received):
-                report = Progress(Phase.FETCH, verified, size, len(peers), received)
-        if report is not None and callback is not None:
-            callback(report)
+                peers = len(self._peers)
+                self._report(Progress(Phase.FETCH, verified, size, peers, received))
 
-    return tell
+    def _report(self, progress: Progress) -> None:
+        if self._callback is not None:
+            self._callback(progress)

@@ -30,10 +30,10 @@ from lattica._listen import default_addresses, remember
 from lattica._mdns import open_mdns
 from lattica._nursery import private_nursery
 from lattica._reference import destination_of, read_reference, source_of
-from lattica._report import report_fetch, reporter
+from lattica._report import FetchReporter, reporter
 from lattica._swarm import Swarms
 from lattica.cid import CID, HashFunction
-from lattica.content import ObjectState, Store, build_in_thread, open_exchange
+from lattica.content import NoProvider, ObjectState, Store, build_in_thread, open_exchange
 from lattica.dht import open_dht
 from lattica.errors import DeadlineExceeded, LatticaError, NotFound
 from lattica.identity import Identity, PeerId
@@ -326,19 +326,25 @@ class AsyncNode:
             known += [await self._peer_at(peer) for peer in peers]
             path, name = await trio.to_thread.run_sync(destination_of, destination, cid, ticket)
             sender, found = trio.open_memory_channel[PeerInfo](0)
-            async with private_nursery() as nursery:
-                nursery.start_soon(self._look_for_providers, cid, sender)
-                fetched = await self.exchange.fetch(
-                    cid,
-                    path,
-                    providers=known,
-                    more=found,
-                    overwrite=overwrite,
-                    name=name,
-                    segments=cut_file,
-                    progress=report_fetch(progress),
-                )
-                nursery.cancel_scope.cancel()
+            report = FetchReporter(progress)
+            try:
+                async with private_nursery() as nursery:
+                    nursery.start_soon(self._look_for_providers, cid, sender, report)
+                    fetched = await self.exchange.fetch(
+                        cid,
+                        path,
+                        providers=known,
+                        more=found,
+                        overwrite=overwrite,
+                        name=name,
+                        segments=cut_file,
+                        progress=report,
+                    )
+                    nursery.cancel_scope.cancel()
+            except NoProvider as error:
+                if not self.mesh.connections():
+                    error.hint = "this node knows nobody: name a peer with --bootstrap or --from"
+                raise
         if self.dht.server:
             self.dht.keep_providing([cid.multihash])
         return Fetched(
@@ -442,6 +448,7 @@ class AsyncNode:
         """Ask the DHT again and again: it may not be joined yet, and providers come and go."""
         pauses = iter(_LOOKUP_PAUSES_S)
         while True:
+            report.looking()
             try:
                 async for info in self.dht.find_providers(cid.multihash):
                     if info.peer != self.id:

@@ -78,6 +78,8 @@ class Node:
         try:
             self._calls = ready.result()
         except BaseException:
+            # It failed, or Ctrl-C came first: then it must not stay once it is up.
+            ready.add_done_callback(_stop_if_started)
             self._thread.join()
             raise
         return self
@@ -311,6 +313,11 @@ class _Calls:
     def stop(self) -> None:
         with contextlib.suppress(trio.RunFinishedError):
             self._token.run_sync_soon(self.stopped.set)
+
+
+def _stop_if_started(ready: Future[_Calls]) -> None:
+    if ready.exception() is None:
+        ready.result().stop()
 
 
 def _pass_on_error(ended: Future[None], waiting: Future[Any]) -> None:

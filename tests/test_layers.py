@@ -66,6 +66,8 @@ def _part(module: str) -> str:
         return FRONT_DOOR
     if names[1] in RANK:
         return names[1]
+    if names[1] == "__main__":
+        return "cli"
     return "node" if names[1] in NODE else "base"
 
 

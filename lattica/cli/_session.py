@@ -33,6 +33,8 @@ class Session:
 
     def __init__(self, settings: config.Config, output: Output) -> None:
         self.config, self.output = settings, output
+        origins = [setting.origin for name, setting in settings.settings.items() if name != "log"]
+        self._for_own_node = [origin for origin in origins if origin.startswith("--")]
 
     @property
     def home(self) -> Home:
@@ -57,6 +59,9 @@ class Session:
         with connect(self.home) as client:
             if client is None:
                 raise NodeNotRunning(f"no node runs on {self.home.path}")
+            if self._for_own_node:
+                flags = ", ".join(self._for_own_node)
+                self.output.say(f"note: the running node does it; {flags} would be for a new one")
             return client.call(request, on_progress)
 
 
