@@ -11,6 +11,8 @@ is: a stranger on the internet can do nothing with our neighbours' private addre
 
 from __future__ import annotations
 
+import enum
+import functools
 from typing import TYPE_CHECKING, Protocol
 
 from lattica.errors import CodecError, Refused
@@ -177,10 +179,22 @@ class Responder:
 
 def _means_something(address: Multiaddr, asker: Multiaddr) -> bool:
     """Say whether `address` leads anywhere for somebody who reaches us from `asker`."""
+    return _reach(address) >= _reach(asker)
+
+
+class _Reach(enum.IntEnum):
+    """From where an address leads to the same place."""
+
+    NOWHERE = 0  # 0.0.0.0: to listen on
+    MACHINE = 1  # loopback; so do in-memory addresses, which only tests have
+    NETWORK = 2  # private: the local network
+    WORLD = 3
+
+
+@functools.lru_cache(maxsize=4096)  # parsing an IP address takes 5 µs, and an answer has many
+def _reach(address: Multiaddr) -> _Reach:
     if address.is_unspecified:
-        return False
-    if asker.ip is None or asker.is_loopback:
-        return True  # in memory, by name, or on this machine
-    if address.is_loopback:
-        return False
-    return asker.is_private or not address.is_private
+        return _Reach.NOWHERE
+    if address.is_loopback or address.parts[0][0] in ("memory", "unix"):
+        return _Reach.MACHINE
+    return _Reach.NETWORK if address.is_private else _Reach.WORLD
