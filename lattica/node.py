@@ -444,7 +444,9 @@ class AsyncNode:
             return PeerInfo(parsed.peer_id, (parsed.without_peer(),))
         return PeerInfo((await self.mesh.dial(parsed)).peer, (parsed,))
 
-    async def _look_for_providers(self, cid: CID, sender: trio.MemorySendChannel[PeerInfo]) -> None:
+    async def _look_for_providers(
+        self, cid: CID, sender: trio.MemorySendChannel[PeerInfo], report: FetchReporter
+    ) -> None:
         """Ask the DHT again and again: it may not be joined yet, and providers come and go."""
         pauses = iter(_LOOKUP_PAUSES_S)
         while True:
