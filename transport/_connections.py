@@ -3,6 +3,9 @@
 Two peers that dial each other at the same moment end up with two connections. Neither end closes
 one, because the other may be using it; both choose the same one for what they open from then on:
 the one dialled by the peer whose ID is smaller, and of those the oldest.
+
+A node that refuses whoever comes when it is full is lost to a network that grows: peers that need
+nothing would keep out those that do. So before it is full, connections without streams give way.
 """
 
 from __future__ import annotations
@@ -37,6 +40,14 @@ class Entry(Protocol):
     @property
     def opened_at(self) -> float:
         """When it was opened, in seconds of our clock."""
+
+    @property
+    def stream_count(self) -> int:
+        """How many streams are open on it."""
+
+    @property
+    def closing(self) -> bool:
+        """Whether it is ending already."""
 
 
 _E = TypeVar("_E", bound=Entry)
@@ -81,6 +92,19 @@ class ConnectionTable(Generic[_E]):
             return False
         del self._by_peer[connection.peer]
         return True
+
+    def idle(self, now: float) -> _E | None:
+        """Return what to close to make room: the oldest idle connection, if it is crowded here."""
+        if self._count <= self._limits.crowded_at:
+            return None
+        before = now - self._limits.idle_after_s
+        idle = [
+            connection
+            for connection in self.all()
+            if not (connection.stream_count or connection.closing)
+            and connection.opened_at <= before
+        ]
+        return min(idle, key=lambda connection: connection.opened_at, default=None)
 
     def best(self, peer: PeerId) -> _E | None:
         """Return the connection to `peer` that both ends prefer."""

@@ -22,6 +22,9 @@ class Limits:
     Attributes:
         connections: open connections in all. Each is a descriptor, and a shell's usual limit is
             1 024 of those.
+        crowded_at: open connections from which on idle ones are closed, the oldest first, so that
+            newcomers find room.
+        idle_after_s: age from which on a connection without streams counts as idle.
         connections_per_peer: open connections to one peer. Two arise when both dial at once;
             striping over several cores wants a few more.
         pending_inbound: inbound links whose handshake is not done. Each costs a task and a key
@@ -61,6 +64,8 @@ class Limits:
     """
 
     connections: int = 512
+    crowded_at: int = 448
+    idle_after_s: float = 60.0
     connections_per_peer: int = 8
     pending_inbound: int = 128
     pending_inbound_per_ip: int = 32

@@ -330,6 +330,10 @@ class Mesh:
             self._events.publish(PeerConnected(connection))
         self._nursery.start_soon(self._run, connection)
         self._nursery.start_soon(self._identify, connection)
+        idle = self._table.idle(trio.current_time())
+        if idle is not None:
+            _log.debug("%s gives way to newcomers: it is idle", idle.peer)
+            idle.go_away()
         return connection
 
     async def _run(self, connection: Connection) -> None:

@@ -12,7 +12,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from lattica._nursery import private_nursery
-from lattica.errors import InvalidInput, Refused
+from lattica.errors import DeadlineExceeded, InvalidInput, Refused
 from lattica.testing import open_memory_meshes, sample_identity
 from lattica.transport import (
     AddressInUse,
@@ -36,7 +36,7 @@ from lattica.transport import (
 if TYPE_CHECKING:
     from trio.testing import MockClock
 
-    from lattica.transport import Mesh, Stream
+    from lattica.transport import Mesh, RawLink, Stream
 
 LOOPBACK = Multiaddr.parse("/ip4/127.0.0.1/tcp/0")
 ANY = Multiaddr.parse("/memory/0")
@@ -507,6 +507,37 @@ async def test_a_handler_that_returns_has_its_stream_closed(mesh_pair: list[Mesh
     async with await alice.open_stream(bob.peer_id, "/greet/1") as stream:
         assert await stream.receive_exactly(5) == b"hello"
         assert await stream.receive_some() == b""
+
+
+async def test_a_link_that_somebody_else_opened_is_taken_in(
+    autojump_clock: MockClock, network: MemoryNetwork
+) -> None:
+    async with open_memory_meshes(2, network=network, introduce=False) as (alice, bob):
+        bob.handle("/echo/1", echo)
+        listener = await network.transport("relay").listen(ANY)
+        for expected in (None, bob.peer_id):
+            ours = await network.transport("relay").dial(listener.addresses[0])
+            theirs = await listener.accept()
+            async with trio.open_nursery() as nursery:
+
+                async def accept(link: RawLink = theirs) -> None:
+                    await bob.adopt(link, inbound=True)
+
+                nursery.start_soon(accept)
+                connection = await alice.adopt(ours, inbound=False, expected=expected)
+            assert connection.peer == bob.peer_id
+        assert await say(await alice.open_stream(bob.peer_id, "/echo/1"), b"x") == b"x"
+        ours = await network.transport("relay").dial(listener.addresses[0])
+        with pytest.raises(DeadlineExceeded):
+            await alice.adopt(ours, inbound=False)
+        await alice.disconnect(bob.peer_id)
+    (await listener.accept()).close()
+    with pytest.raises(MeshClosed):
+        await alice.adopt(
+            await network.transport("relay").dial(listener.addresses[0]), inbound=True
+        )
+    (await listener.accept()).close()
+    assert network.open_links == 0
 
 
 async def test_twenty_meshes_talk_to_each_other(autojump_clock: MockClock) -> None:

@@ -88,6 +88,30 @@ async def test_connections_are_bounded_per_peer_and_in_all(network: MemoryNetwor
         assert len(node.connections()) == 2
 
 
+async def test_a_crowded_node_lets_idle_peers_go_and_keeps_busy_ones(
+    autojump_clock: MockClock, network: MemoryNetwork
+) -> None:
+    limits = Limits(connections=5, crowded_at=4, idle_after_s=10)
+    async with (
+        open_memory_meshes(1, network=network, limits=limits) as (node,),
+        open_memory_meshes(12, network=network, seed=1) as (busy, *others),
+    ):
+
+        async def hold(stream: Stream) -> None:
+            await stream.send_all(b"x")
+            await trio.sleep_forever()
+
+        node.handle("/hold/1", hold)
+        stream = await busy.open_stream(node.peer_id, "/hold/1", addresses=node.addresses)
+        assert await stream.receive_some() == b"x"
+        for other in others:
+            await other.connect(node.peer_id, node.addresses)
+            await trio.sleep(11)
+            assert node.connected(other.peer_id) is not None
+        assert node.connected(busy.peer_id) is not None
+        assert len(node.connections()) == 4
+
+
 async def test_handlers_are_bounded_per_peer(network: MemoryNetwork) -> None:
     async with (
         open_memory_meshes(1, network=network, limits=TINY) as (node,),

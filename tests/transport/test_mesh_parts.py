@@ -25,6 +25,8 @@ class Open:
     peer: PeerId
     inbound: bool = False
     opened_at: float = 0.0
+    stream_count: int = 0
+    closing: bool = False
 
 
 ALICE, BOB = peer(1), peer(2)
@@ -69,6 +71,20 @@ def test_connections_are_bounded_in_all_and_per_peer() -> None:
         table.check_room()
     with pytest.raises(ConnectionLimit):
         table.add(Open(peer(4)))
+
+
+def test_when_it_is_crowded_the_oldest_idle_connection_gives_way() -> None:
+    table = ConnectionTable[Open](ALICE, Limits(crowded_at=4, idle_after_s=10))
+    busy, ending = Open(peer(2), stream_count=1), Open(peer(3), closing=True)
+    idle, older = Open(peer(4), opened_at=5), Open(peer(5), opened_at=2)
+    for connection in (busy, ending, idle, older):
+        table.add(connection)
+    assert table.idle(100) is None
+    table.add(Open(peer(6), opened_at=7))
+    assert table.idle(11) is None
+    assert table.idle(12) is older
+    table.remove(older)
+    assert table.idle(100) is None
 
 
 def addresses(*texts: str) -> list[Multiaddr]:
