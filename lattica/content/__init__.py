@@ -33,6 +33,7 @@ from ._events import (
     ProviderJoined as ProviderJoined,
     ProviderLeft as ProviderLeft,
     ProvidersLost as ProvidersLost,
+    ProvidersRefused as ProvidersRefused,
     ProviderSlow as ProviderSlow,
     SourcesChanged as SourcesChanged,
 )

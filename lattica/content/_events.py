@@ -9,6 +9,7 @@ from lattica.errors import (
     IntegrityError,
     LatticaError,
     NotFound,
+    Refused,
     SourceChanged,
     Unreachable,
 )
@@ -150,6 +151,12 @@ class ProvidersLost(Unreachable):
     hint = f"check that a peer which shares it is running and can be reached; {_RESUME}"
 
 
+class ProvidersRefused(Refused):
+    """Those who might hold it do not serve us."""
+
+    code = "providers-refused"
+
+
 class SourcesChanged(SourceChanged):
     """All that provided what is missing have changed their files since they shared them."""
 
@@ -166,23 +173,24 @@ class DiskFull(StorageError):
 
 
 def failure(
-    root: CID, lies: list[LeafMismatch], reasons: dict[PeerId, LatticaError], waited: float
+    root: CID, lies: list[LeafMismatch], reasons: dict[PeerId, LatticaError]
 ) -> LatticaError:
     """Return the error of a fetch that cannot go on, going by why each provider was left.
 
     A lie weighs most, then a changed source, then loss: each says more of what to do than the next.
     """
-    tried = " · ".join(f"{peer.short} {error}" for peer, error in list(reasons.items())[:5])
-    summary = f"tried {len(reasons)}: {tried}" if reasons else "none was known"
     if lies:
         return lies[0]
+    tried = " · ".join(map(str, list(reasons.values())[:5]))
+    summary = f"tried {len(reasons)}: {tried}" if reasons else "none is known"
     for kind, made, text in _FAILURES:
         if any(isinstance(error, kind) for error in reasons.values()):
             return made(f"{text} {root} ({summary})", cid=root)
-    return NoProvider(f"no provider for {root} answered in {waited:.0f} s ({summary})", cid=root)
+    return NoProvider(f"no provider of {root} ({summary})", cid=root)
 
 
 _FAILURES: tuple[tuple[type[LatticaError], Callable[..., LatticaError], str], ...] = (
     (SourceChanged, SourcesChanged, "every provider has changed its copy of"),
     (Unreachable, ProvidersLost, "no provider could be reached, or stayed, for"),
+    (Refused, ProvidersRefused, "every provider refused"),
 )

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _FIRST_RETRY_SECONDS, _LAST_RETRY_SECONDS = 0.5, 8.0
+_LEAST_WRITE_BYTES = 1 << 20
 _MAX_LIES = 100  # kept to be reported
 _WORTH_RETRYING = (Unreachable, StreamReset, LimitExceeded, DeadlineExceeded)
 
@@ -69,7 +70,6 @@ class Providers:
         root: what is fetched.
         stage: what they are asked for now; None while nothing is.
         ids: of all requests on all streams.
-        write_bytes: of leaves that a session hands on at once.
         lies: what did not match its hash, the first hundred.
         failure: why the fetch cannot go on, if so.
     """
@@ -79,7 +79,6 @@ class Providers:
     ) -> None:
         self.root = root
         self.ids: Iterator[int] = itertools.count(1)
-        self.write_bytes = limits.write_bytes
         self.lies: list[LeafMismatch] = []
         self.failure: LatticaError | None = None
         self.stage: Stage | None = None
@@ -134,7 +133,7 @@ class Providers:
         for session in self._sessions.values():
             session.join(stage, now)
         async with private_nursery() as nursery:
-            nursery.start_soon(self._keep_time, stage)
+            nursery.start_soon(self._keep_time, stage, done)
             await done.wait()
             nursery.cancel_scope.cancel()
         self.stage = None
@@ -164,6 +163,12 @@ class Providers:
         """Let every provider look for something to be asked."""
         for session in self._sessions.values():
             session.ring()
+
+    @property
+    def write_bytes(self) -> int:
+        """How much one session may gather before it hands it on."""
+        share = self._limits.write_bytes // max(1, len(self._sessions))
+        return max(_LEAST_WRITE_BYTES, min(share, self._limits.batch_bytes))
 
     @property
     def rates(self) -> dict[PeerId, float]:
@@ -267,7 +272,7 @@ class Providers:
 
     # --- time
 
-    async def _keep_time(self, stage: Stage) -> None:
+    async def _keep_time(self, stage: Stage, done: trio.Event) -> None:
         planner = stage.planner
         while True:
             self._alarm = trio.Event()
@@ -277,9 +282,9 @@ class Providers:
             now = trio.current_time()
             planner.handle_timeout(now)
             self._carry_out(planner)
-            if self._is_hopeless(planner, now):
+            if not done.is_set() and self._is_hopeless(planner, now):
                 reasons = self._reasons | self._refusals
-                self.fail(failure(self.root, self.lies, reasons, self._patience))
+                self.fail(failure(self.root, self.lies, reasons))
                 return
 
     def _carry_out(self, planner: Planner) -> None:

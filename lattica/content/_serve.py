@@ -396,9 +396,10 @@ def _news(request_id: int, before: bytes, now: bytes) -> bytes:
 
 
 async def converse(stream: Stream, library: Library) -> None:
-    """Serve one stream to its end; what the peer does wrong resets it and is logged."""
+    """Serve one stream to its end; what the peer does wrong resets it."""
     try:
         await Conversation(stream, library).run()
     except* (LatticaError, trio.BrokenResourceError, trio.ClosedResourceError) as group:
-        _log.info("stopped serving %s: %s", stream.peer, group.exceptions[0])
+        # A group where a stream that was lost failed its reader and its sender at once.
+        _log.debug("stopped serving %s: %s", stream.peer, group.exceptions[0])
         stream.reset()

@@ -2,10 +2,10 @@
 
 Two tasks share the stream. One sends what the planner wants asked, whenever something may have
 changed. The other takes pieces off the stream, copies them into leaf-sized buffers (a copy costs a
-tenth of what hashing in odd pieces would cost extra), and hands whole leaves on in batches of a
-mebibyte or so to a worker thread, which hashes and writes them. While it does, the multiplexer
-receives on, into its window; so the three kinds of work overlap, and memory stays at a window and
-a batch per provider.
+tenth of what hashing in odd pieces would cost extra), and hands whole leaves on in batches of some
+mebibytes to a worker thread, which hashes and writes them: a thread costs less than a hundredth
+then, and a disk that makes us wait holds nobody else up. Meanwhile the multiplexer receives on,
+into its window. Memory stays at a window and a batch per provider.
 """
 
 from __future__ import annotations
@@ -76,7 +76,10 @@ class Side(Protocol):
     root: CID
     stage: Stage | None
     ids: Iterator[int]
-    write_bytes: int
+
+    @property
+    def write_bytes(self) -> int:
+        """How much to gather before `settle`."""
 
     def asked(self) -> None:
         """Note that something was asked for: a deadline may have come nearer."""

@@ -21,25 +21,26 @@ class ExchangeLimits:
         busy_streams: streams served at the same time; more are answered BUSY.
         read_bytes: read ahead of the sending, for all streams; a stream gets its share of it, at
             least one leaf being sent and one read.
-        batch_bytes: most that one stream reads at once.
+        batch_bytes: most that one stream reads, or a provider's leaves write, at once.
         send_seconds: how long a peer may take to accept one batch.
         pushes_per_stream: HAVE requests with `push` on one stream.
         push_seconds: least time between two pushes to one peer.
         providers: peers that one fetch is connected to at the same time.
         candidates: peers that one fetch remembers, whatever became of them.
-        write_bytes: of verified leaves handed to the disk at once, per provider.
+        write_bytes: of leaves that are hashed and written at once, in all; a provider's share of
+            them is at most `batch_bytes` and at least a mebibyte.
     """
 
     streams_per_peer: int = 8
     busy_streams: int = 64
     read_bytes: int = 32 << 20
-    batch_bytes: int = 2 << 20
+    batch_bytes: int = 4 << 20
     send_seconds: float = 60.0
     pushes_per_stream: int = 16
     push_seconds: float = 0.25
     providers: int = 16
     candidates: int = 256
-    write_bytes: int = 1 << 20
+    write_bytes: int = 32 << 20
 
 
 @dataclass(slots=True)

@@ -6,10 +6,13 @@ import random
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
+import trio
 
+from lattica.cid import CID
 from lattica.content import (
     Exchange,
     ExchangeLimits,
@@ -24,11 +27,9 @@ from lattica.testing import open_memory_meshes
 from lattica.transport import MemoryNetwork, Mesh, PeerInfo
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-    from contextlib import AbstractAsyncContextManager
-    from pathlib import Path
+    from collections.abc import AsyncIterator, Callable
 
-    from lattica.cid import CID
+_T = TypeVar("_T")
 
 
 @dataclass
@@ -46,6 +47,11 @@ class Peer:
         """How others find it."""
         return PeerInfo(self.mesh.peer_id, tuple(self.mesh.addresses))
 
+    @property
+    def got(self) -> Path:
+        """Where `fetch` puts things."""
+        return self.folder / "got"
+
     def file(self, name: str, size: int, *, seed: int = 0) -> Path:
         """Make a file of seeded noise."""
         path = self.folder / name
@@ -57,13 +63,13 @@ class Peer:
         """Share a file or directory."""
         return self.store.add(build(path))
 
-    async def fetch(self, root: CID, *providers: Peer, **options: object) -> Fetched:
-        """Fetch into this node's folder, as `got`, and remember the events."""
-        options = {"progress": self.events.append, **options}
-        fetch = partial(self.exchange.fetch, **options)  # type: ignore[arg-type]  # by name
-        return await fetch(root, self.folder / "got", providers=[peer.info for peer in providers])
+    async def fetch(self, root: CID, *providers: Peer, **options: Any) -> Fetched:
+        """Fetch to `got`, and remember the events."""
+        options.setdefault("progress", self.events.append)
+        fetch = partial(self.exchange.fetch, **options)
+        return await fetch(root, self.got, providers=[peer.info for peer in providers])
 
-    def told(self, kind: type[FetchEvent]) -> list[FetchEvent]:
+    def told(self, kind: type[_T]) -> list[_T]:
         """The events of one kind."""
         return [event for event in self.events if isinstance(event, kind)]
 
@@ -89,15 +95,25 @@ class Swarm:
                 folder = self.folder / f"peer-{number}"
                 folder.mkdir(exist_ok=True)
                 store = stack.enter_context(Store.open(folder / "store"))
-                opened: AbstractAsyncContextManager[Exchange] = open_exchange(
-                    mesh, store, limits=limits
+                exchange = await stack.enter_async_context(
+                    open_exchange(mesh, store, limits=limits)
                 )
-                exchange = await stack.enter_async_context(opened)
                 peers.append(Peer(mesh, store, exchange, folder))
             yield peers
 
 
 @pytest.fixture
-def swarm(tmp_path: Path) -> Swarm:
-    """A network without delays or faults."""
+def swarm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Swarm:
+    """A network without delays or faults, where worker threads take no time.
+
+    A virtual clock would jump ahead while a real thread works.
+    """
+    monkeypatch.setattr(trio.to_thread, "run_sync", _run_at_once)
     return Swarm(tmp_path)
+
+
+async def _run_at_once(work: Callable[..., _T], *args: object, **_options: object) -> _T:
+    await trio.lowlevel.checkpoint_if_cancelled()
+    result = work(*args)
+    await trio.lowlevel.cancel_shielded_checkpoint()
+    return result
