@@ -426,7 +426,7 @@ def _run_until_stopped(session: Session, work: Callable[[AsyncNode], Awaitable[N
 def _say_how_to_resume(output: Output) -> None:
     command = shlex.join(["lattica", *sys.argv[1:]])
     output.event("interrupted", {"resume": command})
-    output.say(f"interrupted; what came is kept, and this goes on with it:\n  {command}")
+    output.say(f"interrupted; the same command goes on where it was:\n  {command}")
 
 
 def run() -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import os
+import signal
+import sys
 import threading
 from typing import TYPE_CHECKING
 
@@ -133,3 +136,28 @@ def test_the_end_of_the_block_ends_calls_that_wait(tmp_path: Path) -> None:
         node.peers()  # by now the other call, handed over before, waits in the node
     waiter.join()
     assert len(outcome) == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_ctrl_c_cancels_the_call_in_the_node(tmp_path: Path) -> None:
+    begun, cancelled = threading.Event(), threading.Event()
+
+    async def wait(_node: lattica.AsyncNode) -> None:
+        begun.set()
+        try:
+            await trio.sleep_forever()
+        finally:
+            cancelled.set()
+
+    def press_ctrl_c() -> None:
+        begun.wait()
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with lattica.Node(tmp_path / "a", **LOCAL) as node:
+        thread = threading.Thread(target=press_ctrl_c)
+        thread.start()
+        with pytest.raises(KeyboardInterrupt):
+            node._call(wait)
+        assert cancelled.is_set()
+        thread.join()
+        assert node.peers() == []

@@ -1,0 +1,81 @@
+"""What users name: tickets, CIDs, sources and destinations."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given, strategies as st
+
+from lattica._reference import InvalidReference, destination_of, read_reference, source_of
+from lattica.cid import CID
+from lattica.errors import InvalidInput
+from lattica.identity import Identity
+from lattica.ticket import Ticket, TicketError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ROOT = CID.of(b"hello")
+TICKET = Ticket(ROOT, Identity(bytes(32)).peer_id, (), {"name": "model.bin"})
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["{}", " {}\n", "lattica get {}", "lattica get {} "],
+    ids=["plain", "space", "line", "both"],
+)
+def test_a_reference_is_read_as_people_paste_it(text: str) -> None:
+    assert read_reference(text.format(TICKET)) == (ROOT, TICKET)
+    assert read_reference(text.format(ROOT)) == (ROOT, None)
+
+
+def test_values_are_references_already() -> None:
+    assert read_reference(TICKET) == (ROOT, TICKET)
+    assert read_reference(ROOT) == (ROOT, None)
+    assert read_reference(f"ipfs://{ROOT}") == (ROOT, None)
+
+
+@given(st.text(max_size=60))
+def test_any_text_is_a_reference_or_wrong_input(text: str) -> None:
+    with contextlib.suppress(InvalidReference, TicketError):
+        cid, _ = read_reference(text)
+        assert isinstance(cid, CID)
+
+
+def test_a_long_wrong_reference_is_not_repeated_whole() -> None:
+    with pytest.raises(InvalidReference) as caught:
+        read_reference("x" * 10_000)
+    assert len(str(caught.value)) < 400
+
+
+def test_an_object_goes_into_a_directory_under_its_name(tmp_path: Path) -> None:
+    assert destination_of(tmp_path, ROOT, TICKET) == (tmp_path / "model.bin", "model.bin")
+    assert destination_of(tmp_path, ROOT, None) == (tmp_path / str(ROOT), str(ROOT))
+
+
+def test_an_object_becomes_the_file_that_is_named(tmp_path: Path) -> None:
+    assert destination_of(tmp_path / "x", ROOT, TICKET) == (tmp_path / "x", "x")
+
+
+def test_without_a_destination_it_goes_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert destination_of(None, ROOT, TICKET) == (tmp_path / "model.bin", "model.bin")
+
+
+def test_a_missing_folder_is_named_with_the_way_to_make_it(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="there is no folder") as caught:
+        destination_of(tmp_path / "no" / "x", ROOT, None)
+    assert caught.value.hint == f"make it: mkdir -p {tmp_path / 'no'}"
+
+
+def test_the_size_of_a_source_is_that_of_its_files(tmp_path: Path) -> None:
+    (tmp_path / "d" / "e").mkdir(parents=True)
+    (tmp_path / "d" / "one").write_bytes(b"1" * 10)
+    (tmp_path / "d" / "e" / "two").write_bytes(b"2" * 5)
+    assert source_of(tmp_path / "d") == (tmp_path / "d", 15)
+    assert source_of(str(tmp_path / "d" / "one")) == (tmp_path / "d" / "one", 10)
+    assert source_of(tmp_path / "absent") == (tmp_path / "absent", 0)
