@@ -17,6 +17,7 @@ import trio
 
 from lattica.errors import DeadlineExceeded, LatticaError, Unreachable
 
+from ._book import bare_address
 from ._channel import PeerIdMismatch
 from ._dial import Attempt, DialError, MeshClosed, Plan, SelfDial, plan_dial
 from ._race import AllFailed, race
@@ -76,7 +77,7 @@ class Dialer(Generic[_C]):
         """
         if peer == self._identity.peer_id:
             raise SelfDial(f"{peer} is this node itself", peer=peer)
-        given = list(addresses)
+        given = [bare_address(address, peer) or address for address in addresses]
         tried: set[Multiaddr] = set()
         while True:
             dial = self._dials.get(peer)
@@ -86,7 +87,7 @@ class Dialer(Generic[_C]):
             tried |= dial.addresses
             try:
                 return await self._wait(peer, dial)
-            except DialError:
+            except (DialError, PeerIdMismatch):
                 # The race that we joined knew less than we do: run one for the rest.
                 if not joined or tried.issuperset(given):
                     raise

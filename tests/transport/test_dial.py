@@ -270,6 +270,23 @@ async def test_who_joins_a_dial_with_better_addresses_gets_them_tried(
             assert connection.peer == bob.peer_id
 
 
+async def test_who_joins_a_dial_that_meets_somebody_else_gets_its_own_addresses_tried(
+    autojump_clock: MockClock,
+) -> None:
+    network = MemoryNetwork(latency=0.1)
+    async with open_memory_meshes(3, network=network, introduce=False) as (alice, bob, carol):
+        async with trio.open_nursery() as nursery:
+
+            async def misled() -> None:
+                with pytest.raises(PeerIdMismatch):
+                    await alice.connect(bob.peer_id, carol.addresses)
+
+            nursery.start_soon(misled)
+            await trio.sleep(0.01)
+            connection = await alice.connect(bob.peer_id, bob.addresses)
+            assert connection.peer == bob.peer_id
+
+
 async def test_one_callers_cancellation_is_not_the_others(autojump_clock: MockClock) -> None:
     network = MemoryNetwork(latency=1)
     async with open_memory_meshes(2, network=network) as (alice, bob):
