@@ -393,6 +393,36 @@ def verify(
             raise SystemExit(5)
 
 
+@app.command()
+def conform(
+    target: Annotated[
+        str | None,
+        typer.Option("--target", metavar="ADDR", help="Check the running node at this address."),
+    ] = None,
+    suite: Annotated[
+        list[str] | None,
+        typer.Option("--suite", metavar="NAME", help="Run these vectors only (repeatable)."),
+    ] = None,
+    junit: Annotated[
+        Path | None, typer.Option("--junit", metavar="FILE", help="Write JUnit XML as well.")
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="Show what passed, case by case.")] = False,
+    as_json: JsonOption = False,
+    verbose: VerboseOption = 0,
+) -> None:
+    """Hold this program, or a running node, to the specification.
+
+    Runs the specification's vectors; with --target, checks of a node from outside instead.
+    """
+    from lattica import conform as conformance
+
+    with _session(None, verbose, as_json=as_json):
+        status = conformance.run(
+            target, suites=suite or (), as_json=as_json, junit=junit, verbose=every
+        )
+    raise typer.Exit(status)
+
+
 @app.command("config")
 def show_config(
     home: HomeOption = None, as_json: JsonOption = False, verbose: VerboseOption = 0

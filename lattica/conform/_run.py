@@ -6,15 +6,14 @@ What it runs is imported when it runs, so that the command line can name it with
 from __future__ import annotations
 
 import json
-from pathlib import Path  # noqa: TC003  # Typer reads the annotations
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+import sys
+from typing import TYPE_CHECKING
 
 from lattica.errors import InvalidInput
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
+    from pathlib import Path
 
     from ._outcome import Report
 
@@ -26,7 +25,7 @@ def run(
     as_json: bool = False,
     junit: Path | None = None,
     verbose: bool = False,
-    write: Callable[[str], object] = typer.echo,
+    write: Callable[[str], object] | None = None,
 ) -> int:
     """Hold this implementation to the vectors, or the node at `target` to the black-box checks.
 
@@ -36,7 +35,7 @@ def run(
         as_json: write one JSON object instead of lines.
         junit: a file to write the report to as JUnit XML.
         verbose: write a line for each case that passed, too.
-        write: gets each line.
+        write: gets each line; None prints them.
 
     Returns:
         0 if everything that applies passed, else 1.
@@ -44,6 +43,7 @@ def run(
     Raises:
         InvalidInput: no such address, no such suite, or `junit` cannot be written.
     """
+    write = write or _print
     report = make_report(target, suites)
     if junit is not None:
         try:
@@ -75,26 +75,6 @@ def make_report(target: str | None, suites: Collection[str] = ()) -> Report:
     return Report(tuple(outcomes))
 
 
-def command(
-    target: Annotated[
-        str | None,
-        typer.Option("--target", metavar="ADDR", help="Check the running node at this multiaddr."),
-    ] = None,
-    suite: Annotated[
-        list[str] | None,
-        typer.Option("--suite", metavar="NAME", help="Run these vectors only (repeatable)."),
-    ] = None,
-    junit: Annotated[
-        Path | None, typer.Option("--junit", metavar="FILE", help="Also write JUnit XML.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-    verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Show what passed, case by case.")
-    ] = False,
-) -> None:
-    """Check this implementation against the specification, or a running node from outside.
-
-    Exits with 0 only if all that applies passed.
-    """
-    status = run(target, suites=suite or (), as_json=as_json, junit=junit, verbose=verbose)
-    raise typer.Exit(status)
+def _print(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
