@@ -62,8 +62,7 @@ def join_sources(
         for file, source in zip(built.files, sources, strict=True):
             transaction.put_file(number, file.relative, source, file.root, len(file.leaves))
             transaction.put_names(number, file.relative, _named(file.segments))
-    with index.writing() as transaction:
-        for row in index.files(number):
+        for row in index.files(number):  # as they were before this transaction
             if row.source.id not in sources and _is_superseded(row.source):
                 transaction.drop_file(number, row.source.id)
         return transaction.take_orphans()

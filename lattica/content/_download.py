@@ -235,7 +235,7 @@ def adopt(index: Index, row: DownloadRow, name: str | None) -> StoredObject:
             path = row.destination / file.path
             transaction.update_source(file.source.id, path, stamps[file.path])
         transaction.end_download(row.id)
-    return stored
+    return index.objects(row.root)[0][1]
 
 
 def discard(index: Index, row: DownloadRow) -> None:

@@ -285,7 +285,9 @@ class Transaction:
         """Keep index blocks for an object."""
         for cid, block in blocks:
             self._connection.execute(
-                "INSERT OR IGNORE INTO blocks VALUES (?, ?)", (cid.multihash, block)
+                """INSERT INTO blocks VALUES (?, ?) ON CONFLICT (multihash) DO UPDATE
+                   SET data = excluded.data WHERE data <> excluded.data""",  # damaged on disk
+                (cid.multihash, block),
             )
             self._connection.execute(
                 "INSERT OR IGNORE INTO object_blocks VALUES (?, ?)", (object_id, cid.multihash)

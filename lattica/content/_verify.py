@@ -13,7 +13,7 @@ from ._build import Stamp
 from ._sources import read_exactly, same_file
 from ._unixfs import MAX_BLOCK_BYTES, DagError
 from ._values import Damage, VerifyReport
-from ._walk import Tree, Walker
+from ._walk import MAX_TREE_ENTRIES, Tree, Walker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,11 +37,11 @@ def verify(
     served again; one that is not, is not.
     """
     check = _Check(index, sources, progress)
-    check.tree(root)
     files: dict[str, list[FileRow]] = {}
     for file in index.files(object_id):
         if file.source.download is None:
             files.setdefault(file.path, []).append(file)
+    check.directories(root, {rows[0].root for rows in files.values()})
     for rows in files.values():
         damages = [check.place(row) for row in rows]
         if all(damages):
@@ -64,19 +64,22 @@ class _Check:
         self.damaged_count += len(damages)
         self.damaged += damages[: _MAX_LISTED - len(self.damaged)]
 
-    def tree(self, root: CID) -> None:
-        """Check the directories of the object."""
+    def directories(self, root: CID, files: set[CID]) -> None:
+        """Check the directories of the object; the index of each of `files` is checked with it."""
         if root.codec != Codec.DAG_PB:
             return
         tree = Tree(root)
-        while needed := tree.needed():
+        failed: set[CID] = set()
+        while needed := set(tree.needed(MAX_TREE_ENTRIES)) - failed:
             for cid in needed:
                 block = self.index.block(cid.multihash)
                 try:
                     tree.receive(cid, b"" if block is None else block)
                 except (IntegrityError, DagError):
-                    self.note([Damage(cid, "", 0, 0, "index block is missing or damaged")])
-                    return
+                    failed.add(cid)
+        self.note(
+            [Damage(cid, "", 0, 0, "index block is missing or damaged") for cid in failed - files]
+        )
 
     def place(self, file: FileRow) -> list[Damage]:
         """Check a file in one place, and note what came out."""
@@ -127,6 +130,10 @@ class _Check:
                 reason, rest = "the file is too short", rest[:0]
         except OSError as error:
             reason, rest = f"cannot be read: {error.strerror}", rest[:0]
+        if size and not rest and len(batch) > 1:
+            for leaf in batch:  # some of them may be sound
+                yield from self._damaged_leaves(file, descriptor, [leaf])
+            return
         for leaf in batch:
             data, rest = rest[: leaf.length], rest[leaf.length :]
             if len(data) != leaf.length or not leaf.cid.matches(data):
