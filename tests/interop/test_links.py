@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.interop
 MIB = 1 << 20
-KINDS = ["go-noise", "go-tls", "js-noise", "js-tls", "py-noise"]
+KINDS = ["go-noise", "go-tls", "js-noise", "js-tls", "py-noise", "py-tls"]
 SECURITY = {"noise": "/noise", "tls": "/tls/1.0.0"}
 LISTEN = [Multiaddr.parse("/ip4/127.0.0.1/tcp/0")]
 
