@@ -1,14 +1,16 @@
 """Announcing what this node provides: to the right peers, in time, many keys together.
 
 When each key is due is the matter of the pure `ProvideSchedule`. Here the keys that are due are
-told to the peers nearest to them. A lookup knows all peers of some region around its key, so every
-key in that region is told to the same peers, over one stream each; what is left falls into regions
-of that size, each with a lookup of its own. Three hundred tensors of one model take one lookup in a
-small network, and about as many as there are neighbourhoods in a large one.
+told to the peers nearest to them. A lookup knows all peers of some region around its key, so it
+serves every other key in that region as well; what is left falls into regions of that size, each
+with a lookup of its own. So three hundred tensors of one model take one lookup in a small network,
+and about as many as there are neighbourhoods in a large one; and each peer concerned is told all
+that concerns it on one stream.
 """
 
 from __future__ import annotations
 
+import heapq
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -17,15 +19,16 @@ import trio
 from lattica._nursery import private_nursery
 from lattica.transport import PeerInfo
 
-from ._keys import KEY_BITS, position
+from ._keys import KEY_BITS, K, position
 from ._messages import Message, MessageType, Peer, encode, frame
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from lattica.transport import Mesh
 
     from ._client import Client
+    from ._lookup import Lookup
     from ._providers import ProvideSchedule
 
 TELLS = 16  # peers being told at once
@@ -76,21 +79,42 @@ class Announcer:
         for key in keys:
             regions.setdefault(position(key) >> shift, []).append(key)
         here = regions.pop(lookup.target >> shift)
-        ours = Peer(PeerInfo(self._mesh.peer_id, tuple(self._mesh.addresses)))
-        frames = [
-            frame(encode(Message(MessageType.ADD_PROVIDER, key, providers=(ours,)))) for key in here
-        ]
+        frames = {key: self._frame(key) for key in here}
         async with private_nursery() as nursery:
-            for peer in lookup.closest():
-                nursery.start_soon(self._tell, peer, here, frames, told)
+            for peer, its_keys in self._share_out(here, lookup).items():
+                nursery.start_soon(self._tell, peer, its_keys, frames, told)
             for region in regions.values():
                 nursery.start_soon(self._announce_region, region, told)
 
+    def _share_out(self, keys: Sequence[bytes], lookup: Lookup) -> dict[PeerInfo, list[bytes]]:
+        """Return whom to tell of what: the nearest to each key of all that have answered us.
+
+        The nearest peers of the other keys in the region are those of the lookup, but for the last
+        few; the contacts in the table help with those.
+        """
+        contacts = (PeerInfo(each.peer, ()) for each in self._client.table if not each.failures)
+        known = {info.peer: info for info in (*contacts, *lookup.answered())}
+        places = [(position(peer.raw), info) for peer, info in known.items()]
+        shares: dict[PeerInfo, list[bytes]] = {}
+        for key in keys:
+            target = position(key)
+            for _, info in heapq.nsmallest(K, places, key=lambda place: place[0] ^ target):
+                shares.setdefault(info, []).append(key)
+        return shares
+
+    def _frame(self, key: bytes) -> bytes:
+        ours = Peer(PeerInfo(self._mesh.peer_id, tuple(self._mesh.addresses)))
+        return frame(encode(Message(MessageType.ADD_PROVIDER, key, providers=(ours,))))
+
     async def _tell(
-        self, peer: PeerInfo, keys: Sequence[bytes], frames: Sequence[bytes], told: Counter[bytes]
+        self,
+        peer: PeerInfo,
+        keys: Sequence[bytes],
+        frames: Mapping[bytes, bytes],
+        told: Counter[bytes],
     ) -> None:
         async with self._tells:
-            if await self._client.tell(peer, frames):
+            if await self._client.tell(peer, [frames[key] for key in keys]):
                 told.update(keys)
 
     def _note(self, keys: Iterable[bytes], told: Counter[bytes]) -> None:

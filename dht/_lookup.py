@@ -283,14 +283,14 @@ class Lookup:
             default=math.inf,
         )
 
+    def answered(self) -> list[PeerInfo]:
+        """Return all peers that have answered, nearest first."""
+        candidates = (self._candidates[peer] for _, peer in self._order)
+        return [each.info for each in candidates if each.state is _State.ANSWERED]
+
     def closest(self) -> list[PeerInfo]:
         """Return the nearest peers that have answered, nearest first, at most `k`."""
-        answered = (
-            self._candidates[peer]
-            for _, peer in self._order
-            if self._candidates[peer].state is _State.ANSWERED
-        )
-        return [candidate.info for candidate, _ in zip(answered, range(self._k), strict=False)]
+        return self.answered()[: self._k]
 
     def addresses_of(self, peer: PeerId) -> tuple[Multiaddr, ...]:
         """Return what was said about where `peer` is; hearsay."""

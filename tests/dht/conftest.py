@@ -53,10 +53,11 @@ class Swarm:
         server: bool = True,
         protocol: str = "/lattica/kad/1.0.0",
         listen: str = "/memory/0",
+        host: str | None = None,
     ) -> Node:
         """Start the node of that number (its identity), and return it running."""
         node: Node = await self.nursery.start(
-            self._run, number, bootstrap, server, protocol, listen
+            self._run, number, bootstrap, server, protocol, listen, host
         )
         self.nodes.append(node)
         return node
@@ -82,10 +83,11 @@ class Swarm:
         server: bool,
         protocol: str,
         listen: str,
+        host: str | None,
         *,
         task_status: trio.TaskStatus[Node],
     ) -> None:
-        transport = self.network.transport()
+        transport = self.network.transport(host)
         with trio.CancelScope() as scope:
             async with AsyncExitStack() as stack:
                 mesh = await stack.enter_async_context(

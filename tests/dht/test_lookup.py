@@ -307,6 +307,16 @@ def test_liars_who_name_ever_nearer_peers_cannot_keep_a_lookup_going() -> None:
     assert asked <= MAX_REQUESTS
 
 
+def test_the_furthest_candidates_give_way_to_nearer_ones() -> None:
+    crowd = nearest(some_peers(MAX_CANDIDATES + 40), b"key")
+    lookup = Lookup(b"key", local=LOCAL, seeds=infos(crowd[40:]), now=0.0)
+    lookup.seed(infos(crowd[:40]))
+    assert len(lookup._candidates) == MAX_CANDIDATES
+    assert [info.peer for info in lookup.next_requests(0.0)] == crowd[:PARALLELISM]
+    lookup.seed(infos(crowd[-1:]))
+    assert crowd[-1] not in lookup._candidates
+
+
 def test_a_third_of_hostile_nodes_does_not_hide_the_nearest_honest_ones() -> None:
     simulation = Simulation(200, seed=10)
     hostile = frozenset(simulation.nodes[::3])

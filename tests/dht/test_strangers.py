@@ -25,7 +25,7 @@ from lattica.dht._messages import (
     frame,
 )
 from lattica.dht._requests import IDLE_SECONDS, IDLE_STREAMS_PER_PEER
-from lattica.dht.service import SERVED_IDLE_SECONDS, SERVED_STREAMS_PER_PEER
+from lattica.dht.service import SEND_SECONDS, SERVED_IDLE_SECONDS, SERVED_STREAMS_PER_PEER
 from lattica.identity import PeerId
 from lattica.transport import Mesh, Multiaddr, PeerInfo, Stream, StreamReset, open_mesh
 
@@ -169,6 +169,19 @@ async def test_nobody_can_announce_for_somebody_else(
     assert Multiaddr.parse("/memory/666") not in nodes[0].mesh.book.addresses(nodes[1].peer)
 
 
+async def test_a_peer_that_does_not_read_its_answers_is_given_up(
+    autojump_clock: MockClock, swarm: Swarm
+) -> None:
+    nodes = await swarm.start_many(2)
+    async with open_stranger(swarm) as stranger:
+        stream = await open_stream(stranger, nodes[0])
+        question = frame(encode(Message(MessageType.FIND_NODE, KEY)))
+        with trio.fail_after(SEND_SECONDS + 1.0), pytest.raises(StreamReset):
+            while True:  # no answer is ever read, so they fill the window, and the node waits
+                await stream.send_all(question * 1000)
+        assert stranger.peer_id not in nodes[0].dht._serving
+
+
 # Peers that answer in their own way.
 
 
@@ -303,6 +316,42 @@ async def test_a_peer_that_stops_serving_the_protocol_leaves_the_table(
         peer.unhandle(PROTOCOL)
         await trio.sleep(5.0)
         assert node.dht.peers() == []
+
+
+async def test_a_peer_that_will_not_be_told_does_not_count(
+    autojump_clock: MockClock, swarm: Swarm
+) -> None:
+    async def serve(stream: Stream) -> None:
+        while (data := await stream.receive_message(MAX_MESSAGE)) is not None:
+            message = decode(data)
+            if message.type is MessageType.ADD_PROVIDER:
+                stream.reset()
+                return
+            await stream.send_message(encode(Message(message.type)))
+
+    nodes = await swarm.start_many(2)
+    async with open_answerer(swarm, serve) as peer:
+        await peer.connect(nodes[1].peer, nodes[1].mesh.addresses)
+        await trio.sleep(5.0)
+        assert len(nodes[1].dht.peers()) == 2
+        assert await nodes[1].dht.provide(KEY) == 1
+
+
+async def test_a_peer_that_turns_out_to_speak_another_protocol_is_forgotten(
+    autojump_clock: MockClock, swarm: Swarm
+) -> None:
+    nodes = await swarm.start_many(2)
+    async with open_stranger(swarm) as stranger:
+        client = nodes[1].dht._client
+        client.table.add(stranger.peer_id, now=trio.current_time())
+        nodes[1].mesh.book.add(
+            stranger.peer_id, stranger.addresses, now=trio.current_time(), ttl=600.0
+        )
+        search = nodes[1].dht.find_providers(KEY)
+        assert [info async for info in search] == []
+        assert search.report is not None
+        assert search.report.failures == {"other-protocol": 1}
+        assert stranger.peer_id not in [contact.peer for contact in nodes[1].dht.peers()]
 
 
 async def test_invented_peers_and_providers_do_not_hide_the_real_ones(

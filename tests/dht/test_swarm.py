@@ -43,7 +43,7 @@ async def test_twenty_nodes_that_joined_through_one_find_each_other_and_what_is_
         assert await nodes[1].dht.find_peer(other.peer) == PeerInfo(
             other.peer, tuple(other.mesh.addresses)
         )
-    await trio.sleep(60)
+    await trio.sleep(5.0)
     assert {node.dht.status().peers for node in nodes} == {19}
 
 
@@ -128,6 +128,21 @@ async def test_a_whole_model_is_announced_together(autojump_clock: MockClock, sw
     assert nodes[1].dht.status().provided == 300
 
 
+async def test_in_a_larger_network_each_key_is_told_to_the_peers_nearest_to_it(
+    autojump_clock: MockClock, swarm: Swarm
+) -> None:
+    nodes = await swarm.start_many(32)
+    keys = [multihash(f"tensor {number}") for number in range(60)]
+    assert await nodes[1].dht.provide_many(keys) == K
+    now, right = trio.current_time(), 0
+    for key in keys:
+        keepers = {node.peer for node in nodes if node.dht._store.providers(key, now=now)}
+        assert len(keepers) == K
+        right += len(keepers & set(_nearest(nodes, nodes[1], key)[:K]))
+    assert right / (K * len(keys)) > 0.97
+    assert await providers(nodes[20].dht, keys[7]) == [nodes[1].peer]
+
+
 async def test_keys_are_announced_again_so_that_newcomers_know_them(
     autojump_clock: MockClock, swarm: Swarm
 ) -> None:
@@ -151,6 +166,20 @@ async def test_a_cancelled_announcement_goes_on_in_the_background(
     assert nodes[1].dht.is_providing(multihash("model"))
     await trio.sleep(60.0)
     assert [node.dht.status().records for node in nodes] == [1, 0, 1, 1]
+
+
+async def test_an_announcement_that_is_cancelled_before_anybody_is_met_goes_on(
+    autojump_clock: MockClock, swarm: Swarm
+) -> None:
+    address = Multiaddr.parse("/memory/7").with_peer(swarm.identity(1).peer_id)
+    swarm.network.cut("here", "there")
+    await swarm.start(1, listen="/memory/7", host="there")
+    node = await swarm.start(2, bootstrap=(address,), host="here")
+    with trio.move_on_after(1.0):
+        await node.dht.provide(multihash("model"))
+    swarm.network.heal("here", "there")
+    await trio.sleep(60.0)
+    assert swarm.nodes[0].dht.status().records == 1
 
 
 async def test_two_swarms_on_one_network_share_no_peer_and_no_record(
