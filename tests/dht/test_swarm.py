@@ -10,7 +10,6 @@ import pytest
 import trio
 
 from lattica.dht import BootstrapPhase, Dht, InvalidKey
-from lattica.dht._client import LOOKUP_SECONDS
 from lattica.dht._keys import K
 from lattica.dht._providers import RENEW_FIRST_SECONDS
 from lattica.identity import Identity, PeerId
@@ -366,6 +365,13 @@ async def test_keys_out_of_bounds_are_refused_before_anything_is_sent(
     assert node.dht.status().provided == 0
 
 
-def test_lookups_are_bounded_in_time() -> None:
-    assert LOOKUP_SECONDS <= 60.0
-    assert K == 20
+async def test_a_lookup_takes_only_so_long(
+    autojump_clock: MockClock, swarm: Swarm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lattica.dht._client.LOOKUP_SECONDS", 0.5)
+    nodes = await swarm.start_many(4)
+    for node in nodes[2:]:
+        swarm.network.cut(nodes[1].host, node.host)
+    with trio.fail_after(0.6):
+        found = await nodes[1].dht.closest_peers(b"key")
+    assert [info.peer for info in found] == [nodes[0].peer]
