@@ -33,6 +33,14 @@ class IdForm(enum.Enum):
     HEX = "hex"
     TEXT = "text"
 
+    @classmethod
+    def of_agent(cls, agent: str) -> IdForm:
+        """Guess the spelling of a peer that has named no message yet, by its software."""
+        return _AGENTS.get(agent.partition("/")[0], cls.PEER_ID)
+
+
+_AGENTS = {"js-libp2p": IdForm.KEY, "py-libp2p": IdForm.HEX, "rust-libp2p": IdForm.TEXT}
+
 
 def read_id(name: bytes) -> tuple[bytes, IdForm] | None:
     """Return `name` in the router's spelling and how it was spelt, or None if it is foreign."""

@@ -19,7 +19,7 @@ import math
 from typing import TYPE_CHECKING
 
 from ._cache import MessageCache, SeenCache
-from ._message_id import read_id, write_id
+from ._message_id import IdForm, read_id, write_id
 from ._messages import InvalidMessage, Rpc, RpcError, SignedMessage, check_topic, decode_rpc
 from ._outbox import Outbox
 from ._overlay import Overlay
@@ -85,8 +85,24 @@ class Router:
 
     # Peers come and go.
 
-    def add_peer(self, peer: PeerId, version: Version, *, outbound: bool, now: float) -> None:
-        """A peer is connected; our subscriptions wait for it from now on."""
+    def add_peer(
+        self,
+        peer: PeerId,
+        version: Version,
+        *,
+        outbound: bool,
+        now: float,
+        id_form: IdForm = IdForm.PEER_ID,
+    ) -> None:
+        """A peer is connected; our subscriptions wait for it from now on.
+
+        Args:
+            peer: who.
+            version: what it speaks.
+            outbound: whether we dialled it.
+            now: the present.
+            id_form: how it may spell message names, until it has named one.
+        """
         if peer in self._peers:
             return
         outbox = Outbox(
@@ -97,7 +113,7 @@ class Router:
         )
         for topic in self._overlay.topics:
             outbox.subscription(topic, wanted=True)
-        self._peers[peer] = Peer(peer, version, outbound, outbox)
+        self._peers[peer] = Peer(peer, version, outbound, outbox, id_form=id_form)
         self._scores.add_peer(peer, now)
 
     def remove_peer(self, peer: PeerId, now: float) -> None:

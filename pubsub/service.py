@@ -26,6 +26,7 @@ from lattica._nursery import private_nursery
 from lattica.errors import LatticaError, ProtocolError
 from lattica.transport import PeerDisconnected, PeerIdentified, ProtocolNotSupported
 
+from ._message_id import IdForm
 from ._messages import MAX_RPC
 from ._peers import PROTOCOLS
 from ._router import Router
@@ -275,6 +276,7 @@ class Pubsub:
             PROTOCOLS[protocol],
             outbound=not connection.inbound,
             now=trio.current_time(),
+            id_form=IdForm.of_agent(self._mesh.book.agent(connection.peer)),
         )
         self._nursery.start_soon(self._run_session, session)
         return session

@@ -64,3 +64,9 @@ def test_reading_any_bytes_does_not_fail(name: bytes) -> None:
 def test_reading_what_begins_well_does_not_fail(start: bytes, rest: bytes) -> None:
     found = read_id(start + rest)
     assert found is None or len(found[0]) > 8
+
+
+def test_software_that_is_known_suggests_its_spelling() -> None:
+    agents = ["js-libp2p/3.3.11 node/22", "py-libp2p/0.8", "rust-libp2p/0.47", "kubo/0.40", ""]
+    forms = [IdForm.KEY, IdForm.HEX, IdForm.TEXT, IdForm.PEER_ID, IdForm.PEER_ID]
+    assert [IdForm.of_agent(agent) for agent in agents] == forms

@@ -487,6 +487,15 @@ def test_a_peer_is_spoken_to_in_its_own_spelling_of_names(bench: Bench, form: Id
     assert bench.sent_to(peer).publish == (message(seqno=2).encode(),)
 
 
+def test_a_new_subscriber_is_told_names_in_the_spelling_that_it_may_use(bench: Bench) -> None:
+    bench.router.publish(TOPIC, b"early", bench.now)
+    bench.router.add_peer(
+        AUTHOR.peer_id, Version.V1_1, outbound=False, now=bench.now, id_form=IdForm.KEY
+    )
+    bench.hear(AUTHOR, Rpc(subscriptions=((TOPIC, True),)))
+    assert bench.sent_to(AUTHOR).ihave[0].ids[0].startswith(b"\x08\x01")
+
+
 def test_names_in_a_foreign_spelling_are_passed_over(bench: Bench) -> None:
     bench.connect(AUTHOR)
     bench.hear(AUTHOR, Rpc(ihave=(Announcement(TOPIC, (b"foreign",)),)))
