@@ -369,7 +369,8 @@ class AnswerDecoder:
                 continue
             take = min(len(self._target) - self._filled, size - offset)
             end = self._filled + take
-            self._target[self._filled : end] = view[offset : offset + take]
+            if take:  # nothing may be written to memory for nothing, if that is read-only
+                self._target[self._filled : end] = view[offset : offset + take]
             self._filled, offset = end, offset + take
             if end == len(self._target):
                 answer = Answer(self._head, self._target)

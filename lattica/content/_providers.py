@@ -53,7 +53,7 @@ _WORTH_RETRYING = (Unreachable, StreamReset, LimitExceeded, DeadlineExceeded)
 class Keeper(Protocol):
     """The fetch, as providers deliver to it."""
 
-    async def settle(self, peer: PeerId, stage: Stage, items: list[Item]) -> None:
+    async def settle(self, peer: PeerId, stage: Stage, items: list[Item]) -> LeafMismatch | None:
         """As `_session.Side.settle`."""
 
     def received(self, peer: PeerId, stage: Stage, size: int) -> None:
@@ -91,6 +91,7 @@ class Providers:
         self._scopes: dict[PeerId, trio.CancelScope] = {}
         self._reasons: dict[PeerId, LatticaError] = {}  # why each was left last
         self._refusals: dict[PeerId, LatticaError] = {}  # why each will not send something
+        self._told: dict[PeerId, str] = {}
         self._banned: set[PeerId] = set()
         self._alarm, self._alarm_at = trio.Event(), math.inf
         self._last_contact = self._last_gain = 0.0
@@ -197,9 +198,9 @@ class Providers:
         elif status is Status.REFUSED:
             self._refusals[peer] = Refused(f"{peer} refused", peer=peer)
 
-    async def settle(self, peer: PeerId, stage: Stage, items: list[Item]) -> None:
+    async def settle(self, peer: PeerId, stage: Stage, items: list[Item]) -> LeafMismatch | None:
         """Hand items on."""
-        await self._keeper.settle(peer, stage, items)
+        return await self._keeper.settle(peer, stage, items)
 
     # --- one provider
 
@@ -214,9 +215,9 @@ class Providers:
                 if trio.current_time() - began > _LAST_RETRY_SECONDS:
                     delay = _FIRST_RETRY_SECONDS
                 banned = info.peer in self._banned
-                if str(self._reasons.get(info.peer)) != str(error):
+                if self._told.get(info.peer) != str(error):  # once, however often it is dialled
                     self._keeper.tell(ProviderLeft(info.peer, str(error), banned))
-                self._reasons[info.peer] = error
+                self._told[info.peer], self._reasons[info.peer] = str(error), error
                 self._alarm.set()
                 if banned or not isinstance(error, _WORTH_RETRYING):
                     return
@@ -247,6 +248,7 @@ class Providers:
     async def _run(self, session: Session) -> None:
         now = self._last_contact = trio.current_time()
         self._reasons.pop(session.peer, None)
+        self._told.pop(session.peer, None)
         if self.stage is not None:
             session.join(self.stage, now)
         self._keeper.tell(ProviderJoined(session.peer))
@@ -275,10 +277,6 @@ class Providers:
     async def _keep_time(self, stage: Stage, done: trio.Event) -> None:
         planner = stage.planner
         while True:
-            self._alarm = trio.Event()
-            self._alarm_at = min(planner.next_timeout(), self._give_up_at(planner))
-            with trio.move_on_at(self._alarm_at):
-                await self._alarm.wait()
             now = trio.current_time()
             planner.handle_timeout(now)
             self._carry_out(planner)
@@ -286,6 +284,10 @@ class Providers:
                 reasons = self._reasons | self._refusals
                 self.fail(failure(self.root, self.lies, reasons))
                 return
+            self._alarm = trio.Event()
+            self._alarm_at = min(planner.next_timeout(), self._give_up_at(planner))
+            with trio.move_on_at(self._alarm_at):
+                await self._alarm.wait()
 
     def _carry_out(self, planner: Planner) -> None:
         """Do what the planner says has to be done."""
@@ -316,6 +318,8 @@ class Providers:
             return True
         if self._more_to_come:
             return False
-        waiting = self._attended - set(self._sessions) - {self._mesh.peer_id}
-        partial = any(session.partial for session in self._sessions.values())
-        return not waiting and not partial and planner.idle()
+        for peer in self._attended - {self._mesh.peer_id}:
+            session = self._sessions.get(peer)
+            if session is None or session.partial or self._scopes[peer].cancel_called:
+                return False  # it may come, come to hold more, or come back
+        return planner.idle()

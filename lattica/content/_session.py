@@ -43,11 +43,13 @@ if TYPE_CHECKING:
     from lattica.identity import PeerId
     from lattica.transport import Stream
 
+    from ._events import LeafMismatch
     from ._planner import Ask
     from ._stages import Stage
 
 _POOLED_BYTES = 64 << 10  # memory for leaves from this size on is used again
-_SETTLE_SECONDS = 0.05  # a leaf that came waits for others no longer than this
+_PAUSE_SECONDS = 0.05  # leaves are settled when nothing comes for so long,
+_GATHER_SECONDS = 0.25  # and when the first of them has waited for so long
 _MAX_EARLY_HAVE = 16  # HAVE answers kept until the index is known: 1 MiB, 8 Mi leaves
 _NOTHING = memoryview(b"")
 
@@ -90,8 +92,8 @@ class Side(Protocol):
     def refused(self, peer: PeerId, status: Status) -> None:
         """Note that `peer` will not send something."""
 
-    async def settle(self, peer: PeerId, stage: Stage, items: list[Item]) -> None:
-        """Hash and keep items in a worker thread; raise what must end the session."""
+    async def settle(self, peer: PeerId, stage: Stage, items: list[Item]) -> LeafMismatch | None:
+        """Hash and keep items in a worker thread. Returns the lie, if one does not match."""
 
 
 Item: TypeAlias = tuple[int, memoryview]
@@ -117,7 +119,7 @@ class Session:
         self._holds_all = False
         self._leaves: LeafStage | None = None
         self._batch: list[tuple[Stage, int, memoryview]] = []
-        self._batch_bytes = 0
+        self._batch_bytes, self._batch_since = 0, 0.0
         self._free: list[bytearray] = []
 
     def ring(self) -> None:
@@ -155,6 +157,9 @@ class Session:
             nursery.start_soon(self._send_requests)
             try:
                 await self._receive_answers()
+            except (LatticaError, trio.BrokenResourceError):
+                await self._settle()  # whole leaves are good, however the stream ended
+                raise
             finally:
                 self._put_back()
                 nursery.cancel_scope.cancel()
@@ -191,6 +196,9 @@ class Session:
     async def _receive_answers(self) -> None:
         while True:
             piece = await self._next_piece()
+            # Whoever takes us out of the plan cancels us, and a piece may have been under way here.
+            await trio.lowlevel.checkpoint_if_cancelled()
+            now = trio.current_time()
             if piece is not None:
                 if not piece:
                     raise StreamEnded(
@@ -198,20 +206,26 @@ class Session:
                         + " inside an answer" * self._decoder.inside,
                         peer=self.peer,
                     )
-                now = trio.current_time()
                 if self._pending:
                     planner = self._pending[0][0].planner
                     planner.receive_bytes(self.peer, len(piece), now)
                 for answer in self._decoder.receive(piece):
                     self._take(answer, now)
-            if piece is None or self._batch_bytes >= self._side.write_bytes or not self._pending:
+            if piece is None or self._is_due(now):
                 await self._settle()
+
+    def _is_due(self, now: float) -> bool:
+        return self._batch_bytes > 0 and (
+            self._batch_bytes >= self._side.write_bytes
+            or now - self._batch_since > _GATHER_SECONDS
+            or not self._pending
+        )
 
     async def _next_piece(self) -> bytes | memoryview | None:
         """Return the next piece; None when leaves wait to be settled and nothing comes."""
         if not self._batch or self._stream.unread_bytes:
             return await self._stream.receive_view()
-        with trio.move_on_after(_SETTLE_SECONDS):
+        with trio.move_on_after(_PAUSE_SECONDS):
             return await self._stream.receive_view()
         return None
 
@@ -237,7 +251,7 @@ class Session:
     def _take(self, answer: Answer, now: float) -> None:
         head = answer.head
         if head.kind == AnswerKind.LEAF:
-            self._take_leaf(answer)
+            self._take_leaf(answer, now)
         elif head.kind == AnswerKind.HAVE and head.request == self._have_id:
             self._take_have(answer)
         elif head.kind == AnswerKind.END and head.request == self._have_id:
@@ -253,7 +267,7 @@ class Session:
                 raise self._refusal(answer)
             self._bell.set()
 
-    def _take_leaf(self, answer: Answer) -> None:
+    def _take_leaf(self, answer: Answer, now: float) -> None:
         stage, ask = self._pending[0]
         item = ask.next
         if answer.status is not Status.OK:
@@ -262,6 +276,8 @@ class Session:
             return
         self._side.received(self.peer, stage, len(answer.payload))
         if stage.planner.leaf_arrived(self.peer):
+            if not self._batch:
+                self._batch_since = now
             self._batch.append((stage, item, answer.payload))
             self._batch_bytes += max(1, len(answer.payload))
         else:
@@ -309,14 +325,20 @@ class Session:
     # --- leaves kept
 
     async def _settle(self) -> None:
-        """Settle what has come. Cancelled before a thread took it up, it is still in the batch."""
+        """Settle what has come. Cancelled before a thread took it up, it is still in the batch.
+
+        Raises:
+            LeafMismatch: the provider lied.
+        """
         while self._batch:
             stage = self._batch[0][0]
-            mine = [(item, view) for owner, item, view in self._batch if owner is stage]
-            await self._side.settle(self.peer, stage, mine)
+            items = [(item, view) for owner, item, view in self._batch if owner is stage]
+            lie = await self._side.settle(self.peer, stage, items)
             self._batch = [entry for entry in self._batch if entry[0] is not stage]
-            for _, view in mine:
+            for _, view in items:
                 self._recycle(view)
+            if lie is not None:
+                raise lie
             self._bell.set()
         self._batch_bytes = 0
 

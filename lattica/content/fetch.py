@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from ._build import Segments
     from ._download import Download
-    from ._events import FetchEvent
+    from ._events import FetchEvent, LeafMismatch
     from ._part import PartFile
     from ._session import Item
     from ._stages import Stage
@@ -175,11 +175,11 @@ class Fetch:
 
     # --- what providers bring (see `_providers.Keeper`)
 
-    async def settle(self, peer: PeerId, stage: Stage, items: list[Item]) -> None:
+    async def settle(self, peer: PeerId, stage: Stage, items: list[Item]) -> LeafMismatch | None:
         """Check and keep what `peer` sent. Cancelled before a thread took it up, nothing is done.
 
-        Raises:
-            LeafMismatch: some of it does not match its hash; the rest is kept.
+        Returns:
+            The peer's lie, if something does not match its hash; the rest is kept.
         """
         try:
             if isinstance(stage, IndexStage):
@@ -204,7 +204,7 @@ class Fetch:
         if lie is not None:
             self._providers.ring()
             self.tell(BadLeaf(lie))
-            raise lie
+        return lie
 
     def _advance(self, stage: Stage) -> None:
         if isinstance(stage, IndexStage):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -66,8 +65,8 @@ class Peer:
     async def fetch(self, root: CID, *providers: Peer, **options: Any) -> Fetched:
         """Fetch to `got`, and remember the events."""
         options.setdefault("progress", self.events.append)
-        fetch = partial(self.exchange.fetch, **options)
-        return await fetch(root, self.got, providers=[peer.info for peer in providers])
+        options.setdefault("providers", [peer.info for peer in providers])
+        return await self.exchange.fetch(root, self.got, **options)
 
     def told(self, kind: type[_T]) -> list[_T]:
         """The events of one kind."""

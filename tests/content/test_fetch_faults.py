@@ -1,0 +1,431 @@
+"""Providers that lie, stall, break and vanish: nothing wrong is kept, nothing hangs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import trio
+
+from lattica.content import (
+    Absent,
+    BadLeaf,
+    FetchProgress,
+    FetchStarted,
+    LeafMismatch,
+    NoProvider,
+    ProviderLeft,
+    ProvidersLost,
+    ProviderSlow,
+    SourcesChanged,
+)
+from lattica.content._messages import (
+    PROTOCOL,
+    AnswerHead,
+    AnswerKind,
+    BlocksRequest,
+    HaveRequest,
+    Status,
+    decode_request,
+    encode_end,
+    encode_have,
+    encode_have_all,
+)
+from lattica.errors import LatticaError
+
+if TYPE_CHECKING:
+    from trio.testing import MockClock
+
+    from lattica.transport import Stream
+
+LEAF = 256 << 10
+Misdeed = Callable[["Rogue", AnswerHead, bytes], Awaitable[bytes]]
+
+
+class Rogue:
+    """A provider that answers like any other, but for its misdeed.
+
+    `misdeed` is given each leaf or block that is about to be sent, with its head, and returns what
+    goes on the wire instead. `sent` counts them.
+    """
+
+    def __init__(self, peer: Any, misdeed: Misdeed, *, index_too: bool = False) -> None:
+        self.peer, self.misdeed, self.index_too = peer, misdeed, index_too
+        self.sent = 0
+        self.stream: Stream | None = None
+        peer.mesh.unhandle(PROTOCOL)
+        peer.mesh.handle(PROTOCOL, self.serve)
+
+    async def serve(self, stream: Stream) -> None:
+        self.stream = stream
+        with suppress(LatticaError, trio.BrokenResourceError, trio.ClosedResourceError):
+            while (data := await stream.receive_message(1 << 20)) is not None:
+                request = decode_request(data)
+                if isinstance(request, HaveRequest):
+                    end = encode_end(request.id, Status.OK)
+                    await stream.send_all(encode_have_all(request.id) + end)
+                elif isinstance(request, BlocksRequest):
+                    for number, multihash in enumerate(request.hashes):
+                        await self._send(stream, request.id, number, multihash)
+                    await stream.send_all(encode_end(request.id, Status.OK))
+
+    async def _send(self, stream: Stream, request: int, number: int, multihash: bytes) -> None:
+        with self.peer.store.read_blocks([multihash]) as batch:
+            (block,) = batch.blocks
+            assert not isinstance(block, Absent)
+            data, is_leaf = bytes(block), isinstance(block, memoryview)
+        head = AnswerHead(AnswerKind.LEAF, 0, 0, 0, request, number, len(data))
+        wire = bytes(head) + data
+        if is_leaf or self.index_too:
+            wire = await self.misdeed(self, head, data)
+            self.sent += 1
+        await stream.send_all(wire)
+
+
+def at(number: int, misdeed: Misdeed) -> Misdeed:
+    """Be honest but for one leaf, the `number`-th that is sent."""
+
+    async def choose(rogue: Rogue, head: AnswerHead, data: bytes) -> bytes:
+        if rogue.sent == number:
+            return await misdeed(rogue, head, data)
+        return bytes(head) + data
+
+    return choose
+
+
+async def flip(_rogue: Rogue, head: AnswerHead, data: bytes) -> bytes:
+    return bytes(head) + data[:-1] + bytes([data[-1] ^ 1])
+
+
+async def babble(_rogue: Rogue, _head: AnswerHead, _data: bytes) -> bytes:
+    return b"\xa5" * 5000
+
+
+async def declare_too_much(_rogue: Rogue, head: AnswerHead, data: bytes) -> bytes:
+    huge = AnswerHead(head.kind, 0, 0, 0, head.request, head.number, (1 << 32) - 1)
+    return bytes(huge) + data
+
+
+async def declare_too_little(_rogue: Rogue, head: AnswerHead, data: bytes) -> bytes:
+    short = AnswerHead(head.kind, 0, 0, 0, head.request, head.number, len(data) - 1)
+    return bytes(short) + data[:-1]
+
+
+async def compress_unasked(_rogue: Rogue, head: AnswerHead, data: bytes) -> bytes:
+    return bytes(AnswerHead(head.kind, 0, 1, 0, head.request, head.number, 10)) + data[:10]
+
+
+async def answer_another(_rogue: Rogue, head: AnswerHead, data: bytes) -> bytes:
+    other = AnswerHead(head.kind, 0, 0, 0, head.request + 77, head.number, len(data))
+    return bytes(other) + data
+
+
+async def skip_one(_rogue: Rogue, head: AnswerHead, data: bytes) -> bytes:
+    other = AnswerHead(head.kind, 0, 0, 0, head.request, head.number + 1, len(data))
+    return bytes(other) + data
+
+
+async def repeat(_rogue: Rogue, head: AnswerHead, data: bytes) -> bytes:
+    return (bytes(head) + data) * 2
+
+
+async def hang_up(rogue: Rogue, head: AnswerHead, data: bytes) -> bytes:
+    assert rogue.stream is not None
+    await rogue.stream.send_all(bytes(head) + data[:1000])
+    rogue.stream.reset()
+    return b""
+
+
+async def end_inside(rogue: Rogue, head: AnswerHead, data: bytes) -> bytes:
+    assert rogue.stream is not None
+    await rogue.stream.send_all(bytes(head) + data[:1000])
+    await rogue.stream.send_eof()
+    return b""
+
+
+async def fall_silent(rogue: Rogue, _head: AnswerHead, _data: bytes) -> bytes:
+    rogue.sent += 1  # once only
+    await trio.sleep_forever()
+    raise AssertionError
+
+
+async def flood(_rogue: Rogue, head: AnswerHead, data: bytes) -> bytes:
+    return encode_have(head.request, 0, b"\xff" * 60_000) * 50 + bytes(head) + data
+
+
+BREACHES = [
+    babble,
+    declare_too_much,
+    declare_too_little,
+    compress_unasked,
+    answer_another,
+    skip_one,
+    repeat,
+    end_inside,
+]
+
+
+async def test_a_lie_is_named_banned_and_never_written(
+    swarm: Any, autojump_clock: MockClock
+) -> None:
+    async with swarm.peers(3) as (liar, honest, receiver):
+        for seed in (liar, honest):
+            shared = seed.share(seed.file("model.bin", 40 * LEAF))
+        Rogue(liar, at(3, flip))
+        fetched = await receiver.fetch(shared.root, liar, honest)
+        assert receiver.got.read_bytes() == shared.path.read_bytes()
+        (bad,) = receiver.told(BadLeaf)
+        assert bad.error is fetched.bad_leaves[0]
+        assert isinstance(bad.error, LeafMismatch)
+        assert (bad.error.peer, bad.error.cid) == (liar.mesh.peer_id, shared.root)
+        assert bad.error.offset == bad.error.leaf * LEAF
+        (left,) = [event for event in receiver.told(ProviderLeft) if event.banned]
+        assert left.peer == liar.mesh.peer_id
+
+
+async def test_a_lone_liar_ends_the_fetch_and_what_was_right_is_kept(
+    swarm: Any, autojump_clock: MockClock
+) -> None:
+    async with swarm.peers(3) as (liar, honest, receiver):
+        for seed in (liar, honest):
+            shared = seed.share(seed.file("model.bin", 40 * LEAF))
+        Rogue(liar, at(20, flip))
+        with pytest.raises(LeafMismatch) as caught:
+            await receiver.fetch(shared.root, liar)
+        assert (caught.value.leaf, caught.value.peer) == (20, liar.mesh.peer_id)
+        assert not receiver.got.exists()
+        receiver.events.clear()
+        fetched = await receiver.fetch(shared.root, honest)
+        assert receiver.got.read_bytes() == shared.path.read_bytes()
+        (started,) = receiver.told(FetchStarted)
+        assert started.verified_bytes >= 20 * LEAF
+        assert fetched.received_bytes == 40 * LEAF - started.verified_bytes
+
+
+async def test_every_lie_is_caught(swarm: Any, autojump_clock: MockClock) -> None:
+    async with swarm.peers(3) as (liar, honest, receiver):
+        for seed in (liar, honest):
+            shared = seed.share(seed.file("model.bin", 10 * LEAF))
+        Rogue(liar, flip)
+        fetched = await receiver.fetch(shared.root, liar, honest)
+        assert receiver.got.read_bytes() == shared.path.read_bytes()
+        assert honest.mesh.peer_id in fetched.sources
+
+
+async def test_a_lie_about_the_index_is_caught_before_anything_is_laid_out(
+    swarm: Any, autojump_clock: MockClock
+) -> None:
+    async with swarm.peers(3) as (liar, honest, receiver):
+        for seed in (liar, honest):
+            shared = seed.share(seed.file("model.bin", 10 * LEAF))
+        Rogue(liar, flip, index_too=True)
+        with pytest.raises(LeafMismatch) as caught:
+            await receiver.fetch(shared.root, liar)
+        assert caught.value.cid == shared.root
+        assert not receiver.told(FetchStarted)
+        await receiver.fetch(shared.root, liar, honest)
+        assert receiver.got.read_bytes() == shared.path.read_bytes()
+
+
+@pytest.mark.parametrize("breach", BREACHES)
+async def test_a_provider_that_breaks_the_protocol_is_left_for_another(
+    swarm: Any, breach: Misdeed, autojump_clock: MockClock
+) -> None:
+    async with swarm.peers(3) as (rogue, honest, receiver):
+        for seed in (rogue, honest):
+            shared = seed.share(seed.file("model.bin", 30 * LEAF))
+        Rogue(rogue, at(2, breach))
+        await receiver.fetch(shared.root, rogue, honest)
+        assert receiver.got.read_bytes() == shared.path.read_bytes()
+        assert rogue.mesh.peer_id in [event.peer for event in receiver.told(ProviderLeft)]
+
+
+@pytest.mark.parametrize("breach", BREACHES[:-1])
+async def test_a_lone_provider_that_breaks_the_protocol_ends_the_fetch(
+    swarm: Any, breach: Misdeed, autojump_clock: MockClock
+) -> None:
+    async with swarm.peers(2) as (rogue, receiver):
+        shared = rogue.share(rogue.file("model.bin", 30 * LEAF))
+        Rogue(rogue, breach)
+        with pytest.raises((NoProvider, ProvidersLost)):
+            await receiver.fetch(shared.root, rogue, patience=5)
+
+
+async def test_a_flood_of_news_is_harmless(swarm: Any, autojump_clock: MockClock) -> None:
+    async with swarm.peers(2) as (rogue, receiver):
+        shared = rogue.share(rogue.file("model.bin", 5 * LEAF))
+        Rogue(rogue, flood)
+        await receiver.fetch(shared.root, rogue)
+        assert receiver.got.read_bytes() == shared.path.read_bytes()
+
+
+async def test_a_provider_that_hangs_up_inside_a_leaf_is_asked_again(
+    swarm: Any, autojump_clock: MockClock
+) -> None:
+    async with swarm.peers(2) as (rogue, receiver):
+        shared = rogue.share(rogue.file("model.bin", 10 * LEAF))
+        Rogue(rogue, at(4, hang_up))
+        fetched = await receiver.fetch(shared.root, rogue)
+        assert receiver.got.read_bytes() == shared.path.read_bytes()
+        assert fetched.received_bytes == 10 * LEAF
+
+
+async def test_a_provider_that_falls_silent_loses_its_work_to_another(
+    swarm: Any, autojump_clock: MockClock
+) -> None:
+    swarm.network.bandwidth = 10e6
+    async with swarm.peers(3) as (rogue, honest, receiver):
+        for seed in (rogue, honest):
+            shared = seed.share(seed.file("model.bin", 200 * LEAF))
+        Rogue(rogue, at(20, fall_silent))
+        started = trio.current_time()
+        fetched = await receiver.fetch(shared.root, rogue, honest)
+        assert receiver.got.read_bytes() == shared.path.read_bytes()
+        assert trio.current_time() - started < 200 * LEAF / 10e6 + 3
+        assert rogue.mesh.peer_id in [event.peer for event in receiver.told(ProviderSlow)]
+        assert fetched.received_bytes == 200 * LEAF
+
+
+async def test_a_lone_provider_that_falls_silent_is_dialled_again(
+    swarm: Any, autojump_clock: MockClock
+) -> None:
+    async with swarm.peers(2) as (rogue, receiver):
+        shared = rogue.share(rogue.file("model.bin", 20 * LEAF))
+        Rogue(rogue, at(10, fall_silent))
+        fetched = await receiver.fetch(shared.root, rogue)
+        assert receiver.got.read_bytes() == shared.path.read_bytes()
+        assert fetched.received_bytes == 20 * LEAF
+
+
+async def test_a_network_that_is_cut_is_waited_for(swarm: Any, autojump_clock: MockClock) -> None:
+    swarm.network.bandwidth = 5e6
+    async with swarm.peers(2) as (seed, receiver), trio.open_nursery() as nursery:
+        shared = seed.share(seed.file("model.bin", 60 * LEAF))
+
+        async def cut() -> None:
+            await trio.sleep(1)
+            swarm.network.cut("node-0", "node-1")
+            await trio.sleep(6)
+            swarm.network.heal("node-0", "node-1")
+
+        nursery.start_soon(cut)
+        await receiver.fetch(shared.root, seed)
+        assert receiver.got.read_bytes() == shared.path.read_bytes()
+
+
+async def test_a_changed_source_is_told_and_another_provider_used(
+    swarm: Any, autojump_clock: MockClock
+) -> None:
+    async with swarm.peers(3) as (changed, honest, receiver):
+        for seed in (changed, honest):
+            shared = seed.share(seed.file("model.bin", 20 * LEAF))
+        with (changed.folder / "model.bin").open("r+b") as file:
+            file.write(b"not what it was")
+        with pytest.raises(SourcesChanged) as caught:
+            await receiver.fetch(shared.root, changed)
+        assert changed.mesh.peer_id.short in str(caught.value) or "12D3" in str(caught.value)
+        assert trio.current_time() < 10
+        await receiver.fetch(shared.root, changed, honest)
+        assert receiver.got.read_bytes() == (honest.folder / "model.bin").read_bytes()
+
+
+async def test_a_flipped_bit_on_the_disk_is_refused_by_the_provider_itself(
+    swarm: Any, autojump_clock: MockClock
+) -> None:
+    async with swarm.peers(2) as (seed, receiver):
+        path = seed.file("model.bin", 20 * LEAF)
+        shared = seed.share(path)
+        stat = path.stat()
+        with path.open("r+b") as file:
+            file.seek(7 * LEAF)
+            byte = file.read(1)
+            file.seek(7 * LEAF)
+            file.write(bytes([byte[0] ^ 4]))
+        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # as a failing disk would do it
+        with pytest.raises(SourcesChanged):
+            await receiver.fetch(shared.root, seed)
+        assert not receiver.told(BadLeaf)
+        (part,) = receiver.folder.glob("got.*")
+        kept = part.read_bytes()
+        assert kept[: 7 * LEAF] == path.read_bytes()[: 7 * LEAF]
+        assert kept[7 * LEAF : 8 * LEAF] == bytes(LEAF)
+        with path.open("r+b") as file:
+            file.seek(7 * LEAF)
+            file.write(byte)
+        seed.share(path)
+        fetched = await receiver.fetch(shared.root, seed)
+        assert fetched.received_bytes == LEAF
+
+
+async def test_a_provider_that_holds_a_part_is_asked_for_that_part(
+    swarm: Any, autojump_clock: MockClock
+) -> None:
+    async with swarm.peers(3) as (partial_seed, full, receiver):
+        path = full.file("model.bin", 20 * LEAF)
+        shared = full.share(path)
+        rogue = Rogue(partial_seed, lambda _rogue, head, data: _as_it_is(head, data))
+        partial_seed.share(partial_seed.file("model.bin", 20 * LEAF))
+
+        async def serve(stream: Stream) -> None:
+            data = await stream.receive_message(1 << 16)
+            assert data is not None
+            have = decode_request(data)
+            await stream.send_all(encode_have(have.id, 0, b"\xff\x03"))  # leaves 0 to 9
+            await stream.send_all(encode_end(have.id, Status.OK))
+            await rogue.serve(stream)
+
+        partial_seed.mesh.unhandle(PROTOCOL)
+        partial_seed.mesh.handle(PROTOCOL, serve)
+        swarm.network.bandwidth = 10e6
+        fetched = await receiver.fetch(shared.root, partial_seed, full)
+        assert receiver.got.read_bytes() == path.read_bytes()
+        assert fetched.sources[full.mesh.peer_id] >= 10 * LEAF
+        assert 0 < fetched.sources[partial_seed.mesh.peer_id] <= 10 * LEAF
+
+
+async def _as_it_is(head: AnswerHead, data: bytes) -> bytes:
+    return bytes(head) + data
+
+
+class CancelAfter(trio.abc.Instrument):
+    """Cancels a scope when its task has taken so many steps."""
+
+    def __init__(self, steps: int) -> None:
+        self.left, self.scope = steps, trio.CancelScope()
+
+    def before_task_step(self, _task: trio.lowlevel.Task) -> None:
+        self.left -= 1
+        if self.left == 0:
+            self.scope.cancel()
+
+
+@pytest.mark.parametrize("offset", range(3))
+async def test_a_fetch_cancelled_anywhere_resumes_without_asking_twice(
+    swarm: Any, offset: int, autojump_clock: MockClock
+) -> None:
+    async with swarm.peers(2) as (seed, receiver):
+        shared = seed.share(seed.file("model.bin", 12 * LEAF + 1))
+        steps, whole = 1 + offset, False
+        while not whole:
+            receiver.events.clear()
+            cancel = CancelAfter(steps)
+            trio.lowlevel.add_instrument(cancel)
+            try:
+                with cancel.scope:
+                    await receiver.fetch(shared.root, seed)
+                    whole = True
+            finally:
+                trio.lowlevel.remove_instrument(cancel)
+            kept = max((e.verified_bytes for e in receiver.told(FetchProgress)), default=0)
+            receiver.events.clear()
+            fetched = await receiver.fetch(shared.root, seed)
+            assert receiver.got.read_bytes() == shared.path.read_bytes()
+            assert fetched.received_bytes <= 12 * LEAF + 1 - kept
+            assert receiver.store.remove(shared.root)
+            receiver.got.unlink()
+            assert [entry.name for entry in receiver.folder.iterdir()] == ["store"]
+            steps += 17
+        assert steps > 200
