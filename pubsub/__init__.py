@@ -18,15 +18,11 @@ from ._messages import (
 from ._parameters import Parameters as Parameters, ScoreParameters as ScoreParameters
 from ._peers import PROTOCOLS as PROTOCOLS, Version as Version
 from ._router import Router as Router
+from ._subscription import Overflow as Overflow, Subscription as Subscription
 from ._values import (
     Message as Message,
     Statistics as Statistics,
     Validator as Validator,
     Verdict as Verdict,
 )
-from .service import (
-    Overflow as Overflow,
-    Pubsub as Pubsub,
-    Subscription as Subscription,
-    open_pubsub as open_pubsub,
-)
+from .service import Pubsub as Pubsub, open_pubsub as open_pubsub

@@ -16,7 +16,7 @@ import functools
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from lattica import _protobuf
+from lattica import _protobuf, _varint
 from lattica.errors import CodecError, InvalidInput, ProtocolError
 from lattica.identity import PeerId, PublicKey
 
@@ -325,6 +325,27 @@ class SignedMessage:
         if key.peer_id != self.author:
             raise InvalidMessage(f"the key is not {self.author}'s", peer=self.author)
         return key
+
+
+def peek_id(encoded: bytes) -> bytes | None:
+    """Return the name that a message bears, without reading the rest; None if that is not quick.
+
+    Most messages that arrive are copies of one that has been read. Nothing else may be concluded.
+    """
+    try:
+        end = 2 + encoded[1]
+        if encoded[0] != 0x0A or end > 0x81:  # field 1 first, its length in one byte
+            return None
+        position = end
+        if encoded[position] == 0x12:  # field 2
+            length, position = _varint.decode_whole(encoded, position + 1)
+            position += length
+        seqno = encoded[position + 2 : position + 2 + _SEQNO_SIZE]
+        if encoded[position : position + 2] != b"\x1a\x08" or len(seqno) != _SEQNO_SIZE:  # field 3
+            return None
+        return encoded[2:end] + seqno
+    except (IndexError, CodecError):
+        return None
 
 
 def check_topic(topic: str) -> None:

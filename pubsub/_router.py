@@ -20,7 +20,15 @@ from typing import TYPE_CHECKING
 
 from ._cache import MessageCache, SeenCache
 from ._message_id import IdForm, read_id, write_id
-from ._messages import InvalidMessage, Rpc, RpcError, SignedMessage, check_topic, decode_rpc
+from ._messages import (
+    InvalidMessage,
+    Rpc,
+    RpcError,
+    SignedMessage,
+    check_topic,
+    decode_rpc,
+    peek_id,
+)
 from ._outbox import Outbox
 from ._overlay import Overlay
 from ._parameters import Parameters, ScoreParameters
@@ -329,6 +337,10 @@ class Router:
 
     def _handle_message(self, peer: Peer, encoded: bytes, now: float) -> Message | None:
         """Judge one message, remember it and pass it on. Raises InvalidMessage."""
+        name = peek_id(encoded)
+        if name is not None and self._seen.get(name) is False:
+            self.statistics.duplicates += 1
+            return None
         signed = SignedMessage.decode(encoded)
         message_id = signed.id
         if not self._overlay.joined(signed.topic):

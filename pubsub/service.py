@@ -1,4 +1,4 @@
-"""Gossip over a mesh: the one file here that waits.
+"""Gossip over a mesh: tasks, streams and lifetimes. Only this file and the queue it fills wait.
 
 Theory of operation. `Router` decides; this file moves bytes. To each peer that speaks GossipSub
 goes one long-lived stream of ours, on which nothing but our RPCs travels; its RPCs come on a stream
@@ -12,11 +12,9 @@ that grows, and tells the peer our subscriptions anew.
 
 from __future__ import annotations
 
-import enum
 import logging
 import random
 import time
-from collections import deque
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING
 
@@ -30,6 +28,7 @@ from ._message_id import IdForm
 from ._messages import MAX_RPC
 from ._peers import PROTOCOLS
 from ._router import Router
+from ._subscription import Overflow, Subscription
 from ._values import Message, Statistics, Validator, Verdict
 
 if TYPE_CHECKING:
@@ -43,82 +42,6 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _STREAM_ERRORS = (LatticaError, trio.BrokenResourceError, trio.ClosedResourceError)
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0  # before a broken stream is opened again
-
-
-class Overflow(enum.Enum):
-    """What happens when a subscriber is slower than its topic.
-
-    DROP_OLDEST drops what has waited longest and counts it. WAIT stops reading from the peers that
-    send until there is room, so nothing is lost between them and the subscriber; but everything
-    else that they send waits, too, and they may drop what they cannot send.
-    """
-
-    DROP_OLDEST = enum.auto()
-    WAIT = enum.auto()
-
-
-class Subscription:
-    """Messages of one topic, in the order of their arrival. Made by `Pubsub.subscribe`.
-
-    Attributes:
-        topic: which.
-        dropped: messages that were lost because they were not taken in time.
-    """
-
-    def __init__(
-        self, topic: str, *, queue_messages: int, queue_bytes: int, overflow: Overflow
-    ) -> None:
-        self.topic = topic
-        self.dropped = 0
-        self._max_messages, self._max_bytes, self._overflow = queue_messages, queue_bytes, overflow
-        self._queue: deque[Message] = deque()
-        self._bytes = 0
-        self._closed = False
-        self._arrived, self._taken = trio.lowlevel.ParkingLot(), trio.lowlevel.ParkingLot()
-
-    async def receive(self) -> Message:
-        """Return the next message. Cancelled, none is lost. Raises trio.EndOfChannel at the end."""
-        await trio.lowlevel.checkpoint()
-        while not self._queue:
-            if self._closed:
-                raise trio.EndOfChannel
-            await self._arrived.park()
-        message = self._queue.popleft()
-        self._bytes -= len(message.data)
-        self._taken.unpark_all()
-        return message
-
-    def __aiter__(self) -> Subscription:
-        return self
-
-    async def __anext__(self) -> Message:
-        try:
-            return await self.receive()
-        except trio.EndOfChannel:
-            raise StopAsyncIteration from None
-
-    async def _put(self, message: Message) -> None:
-        if self._overflow is Overflow.WAIT:
-            while not (self._closed or self._has_room(message)):
-                await self._taken.park()
-        while self._queue and not self._has_room(message):
-            self._bytes -= len(self._queue.popleft().data)
-            self.dropped += 1
-        if not self._closed:
-            self._queue.append(message)
-            self._bytes += len(message.data)
-            self._arrived.unpark(count=1)
-
-    def _has_room(self, message: Message) -> bool:
-        if not self._queue:
-            return True  # one message of any size goes through
-        fits = self._bytes + len(message.data) <= self._max_bytes
-        return fits and len(self._queue) < self._max_messages
-
-    def _close(self) -> None:
-        self._closed = True
-        self._arrived.unpark_all()
-        self._taken.unpark_all()
 
 
 class _Session:
@@ -211,7 +134,7 @@ class Pubsub:
             await trio.lowlevel.checkpoint()
             yield subscription
         finally:
-            subscription._close()
+            subscription.close()
             self._subscriptions[topic].remove(subscription)
             if not self._subscriptions[topic]:
                 del self._subscriptions[topic]
@@ -377,7 +300,7 @@ class Pubsub:
 
     async def _deliver(self, message: Message) -> None:
         for subscription in list(self._subscriptions.get(message.topic, ())):
-            await subscription._put(message)
+            await subscription.put(message)
 
     # Upkeep
 
@@ -398,7 +321,7 @@ class Pubsub:
         self._room.unpark_all()
         for subscriptions in self._subscriptions.values():
             for subscription in subscriptions:
-                subscription._close()
+                subscription.close()
 
 
 def _guarded(validator: Validator) -> Validator:

@@ -29,6 +29,7 @@ from lattica.pubsub._messages import (
     SignedMessage,
     decode_rpc,
     encode_rpc,
+    peek_id,
 )
 
 AUTHOR = Identity(bytes(range(32)))
@@ -244,6 +245,18 @@ def test_a_message_that_would_not_fit_an_rpc_again_is_invalid() -> None:
 def test_any_bytes_are_a_message_or_a_typed_error(data: bytes) -> None:
     with contextlib.suppress(InvalidMessage):
         SignedMessage.decode(data).verify()
+
+
+@given(st.binary(max_size=300), st.integers(0, 2**64 - 1))
+def test_the_name_of_a_message_is_seen_without_reading_it(data: bytes, seqno: int) -> None:
+    message = sign(data, seqno=seqno)
+    assert peek_id(message.encode()) == message.id
+
+
+@given(st.binary(max_size=60) | st.binary(max_size=40).map(lambda rest: b"\x0a\x04abcd" + rest))
+def test_looking_for_a_name_in_any_bytes_does_not_fail(data: bytes) -> None:
+    name = peek_id(data)
+    assert name is None or len(name) >= 8
 
 
 def test_a_key_may_stand_beside_the_author_whose_it_is() -> None:
