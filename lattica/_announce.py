@@ -88,6 +88,11 @@ class Heard:
         """Return all of them, newest last."""
         return [self._by_peer[peer][cid] for peer, cid in self._order]
 
+    def name_of(self, cid: CID) -> str | None:
+        """Return what the latest announcement of an object calls it, if any does."""
+        said = (item.name for item in reversed(self.all()) if item.cid == cid and item.name)
+        return next(said, None)
+
     def _forget(self, peer: PeerId, cid: CID) -> None:
         if self._order.pop((peer, cid), ...) is None:
             theirs = self._by_peer[peer]

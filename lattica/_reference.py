@@ -44,22 +44,20 @@ def read_reference(ref: Ticket | CID | str) -> tuple[CID, Ticket | None]:
         raise InvalidReference(f"{text[:80]!r} is neither a ticket nor a CID: {error}") from None
 
 
-def destination_of(
-    destination: Path | str | None, cid: CID, ticket: Ticket | None
-) -> tuple[Path, str]:
-    """Return where to put an object, absolute, and what to call it.
+def destination_of(destination: Path | str | None, name: str) -> Path:
+    """Return where to put an object called `name`, absolute: an existing directory gets it inside.
 
-    An existing directory gets it inside, under the name that the ticket gives, else the CID.
+    Raises:
+        InvalidInput: the folder that it should go to does not exist.
     """
-    name = (ticket.name if ticket else None) or str(cid)
     path = Path.cwd() if destination is None else Path(destination).expanduser().absolute()
     if path.is_dir():
-        return path / name, name
+        return path / name
     if not path.parent.is_dir():
         raise InvalidInput(
             f"there is no folder {path.parent}", hint=f"make it: mkdir -p {path.parent}"
         )
-    return path, path.name
+    return path
 
 
 def source_of(path: Path | str) -> tuple[Path, int]:

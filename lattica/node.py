@@ -307,7 +307,8 @@ class AsyncNode:
         Args:
             ref: a ticket or a CID.
             destination: the file or directory to make; an existing directory gets it inside.
-                Default: the current directory, under the name that the ticket gives.
+                Default: the current directory, under the name that the ticket or an announcement
+                gives, else its CID.
             peers: addresses of peers to ask beside those that are found.
             overwrite: replace what stands at `destination`.
             progress: called with `Progress` a few times a second.
@@ -320,11 +321,14 @@ class AsyncNode:
             InvalidInput: `ref` is neither, or something else stands at `destination`.
         """
         cid, ticket = read_reference(ref)
-        with _deadline(timeout, f"get {cid}"):
+        with _deadline(timeout, f"get {cid}", cid):
             started = trio.current_time()
             known = [PeerInfo(ticket.peer, ticket.addresses)] if ticket else []
             known += [await self._peer_at(peer) for peer in peers]
-            path, name = await trio.to_thread.run_sync(destination_of, destination, cid, ticket)
+            called = (
+                (ticket.name if ticket else None) or self._swarms.heard.name_of(cid) or str(cid)
+            )
+            path = await trio.to_thread.run_sync(destination_of, destination, called)
             sender, found = trio.open_memory_channel[PeerInfo](0)
             report = FetchReporter(progress)
             try:
@@ -336,7 +340,7 @@ class AsyncNode:
                         providers=known,
                         more=found,
                         overwrite=overwrite,
-                        name=name,
+                        name=path.name,
                         segments=cut_file,
                         progress=report,
                     )
@@ -390,7 +394,7 @@ class AsyncNode:
         stored = self.store.object(cid)
         if stored is None:
             raise ObjectNotHere(f"this node does not hold {cid}", cid=cid)
-        with _deadline(timeout, f"verify {cid}"):
+        with _deadline(timeout, f"verify {cid}", cid):
             count = reporter(progress, Phase.VERIFY, stored.size)
             report = await trio.to_thread.run_sync(
                 self.store.verify, cid, lambda size: trio.from_thread.run_sync(count, size)
@@ -430,7 +434,10 @@ class AsyncNode:
 
     async def _connect(self, peer: PeerId | Multiaddr | str) -> Connection:
         if isinstance(peer, Multiaddr) or (isinstance(peer, str) and peer.startswith("/")):
-            return await self.mesh.dial(Multiaddr.parse(str(peer)))
+            address = Multiaddr.parse(str(peer))
+            if address.peer_id is None:
+                return await self.mesh.dial(address)
+            return await self.mesh.connect(address.peer_id, [address.without_peer()])
         wanted = PeerId.parse(peer) if isinstance(peer, str) else peer
         connection = self.mesh.connected(wanted)
         if connection is not None:
@@ -461,11 +468,11 @@ class AsyncNode:
 
 
 @contextmanager
-def _deadline(seconds: float | None, what: str) -> Iterator[None]:
+def _deadline(seconds: float | None, what: str, cid: CID | None = None) -> Iterator[None]:
     with trio.move_on_after(float("inf") if seconds is None else seconds) as scope:
         yield
     if scope.cancelled_caught:
-        raise DeadlineExceeded(f"{what}: not done within {seconds:g} s")
+        raise DeadlineExceeded(f"{what}: not done within {seconds:g} s", cid=cid)
 
 
 def _texts(addresses: Sequence[Multiaddr | str] | None) -> tuple[str, ...] | None:

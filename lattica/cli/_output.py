@@ -83,6 +83,8 @@ class Output:
             for row in rows:
                 self.data("\t".join(row))
             return
+        if not rows:
+            return
         widths = [max(len(cell) for cell in column) for column in zip(columns, *rows, strict=True)]
         for row in (columns, *rows):
             cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))

@@ -90,3 +90,11 @@ def test_saying_it_again_replaces_what_was_said() -> None:
 def test_a_swarm_has_a_plain_name(swarm: str) -> None:
     with pytest.raises(InvalidInput):
         topic(swarm)
+
+
+def test_an_object_goes_by_the_name_that_was_announced_last() -> None:
+    heard, cid = Heard(), CID.of(b"x")
+    assert heard.name_of(cid) is None
+    for who, name in ((1, "first"), (2, "second"), (3, "")):
+        heard.add(Announcement(cid, name, 0, peer(who)))
+    assert heard.name_of(cid) == "second"

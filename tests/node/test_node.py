@@ -151,6 +151,7 @@ async def test_peers_are_listed_and_pinged(lab: Lab) -> None:
     async with lab.node("a") as a, lab.node("b") as b:
         pong = await b.ping(a.addresses[0], count=2)
         assert (pong.peer, len(pong.round_trips_ms)) == (a.id, 2)
+        await b.ping(a.addresses[0], count=1)  # over the same connection
         (row,) = b.peers()
         assert (row.peer, row.inbound) == (a.id, False)
         assert (await b.ping(str(a.id), count=1)).peer == a.id
@@ -199,7 +200,7 @@ async def test_messages_reach_subscribers(lab: Lab) -> None:
         assert (message.data, message.author) == (b"hello", a.id)
 
 
-async def test_a_swarm_hears_what_its_members_share(lab: Lab) -> None:
+async def test_a_swarm_hears_what_its_members_share(lab: Lab, tmp_path: Path) -> None:
     source = lab.file("model.bin", 1000)
     async with lab.node("a") as a, lab.node("b", a.addresses[0]) as b:
         await b.join_swarm("lab")
@@ -210,6 +211,9 @@ async def test_a_swarm_hears_what_its_members_share(lab: Lab) -> None:
                 await trio.testing.wait_all_tasks_blocked(0.01)
         (heard,) = b.announcements()
         assert (heard.cid, heard.name, heard.peer) == (shared.cid, "model.bin", a.id)
+        (tmp_path / "into").mkdir()
+        got = await b.get(shared.cid, tmp_path / "into")
+        assert got.path == tmp_path / "into" / "model.bin", "it goes by the announced name"
 
 
 async def test_the_private_key_is_in_no_log_line(

@@ -51,24 +51,23 @@ def test_a_long_wrong_reference_is_not_repeated_whole() -> None:
 
 
 def test_an_object_goes_into_a_directory_under_its_name(tmp_path: Path) -> None:
-    assert destination_of(tmp_path, ROOT, TICKET) == (tmp_path / "model.bin", "model.bin")
-    assert destination_of(tmp_path, ROOT, None) == (tmp_path / str(ROOT), str(ROOT))
+    assert destination_of(tmp_path, "model.bin") == tmp_path / "model.bin"
 
 
 def test_an_object_becomes_the_file_that_is_named(tmp_path: Path) -> None:
-    assert destination_of(tmp_path / "x", ROOT, TICKET) == (tmp_path / "x", "x")
+    assert destination_of(tmp_path / "x", "model.bin") == tmp_path / "x"
 
 
 def test_without_a_destination_it_goes_here(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert destination_of(None, ROOT, TICKET) == (tmp_path / "model.bin", "model.bin")
+    assert destination_of(None, "model.bin") == tmp_path / "model.bin"
 
 
 def test_a_missing_folder_is_named_with_the_way_to_make_it(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="there is no folder") as caught:
-        destination_of(tmp_path / "no" / "x", ROOT, None)
+        destination_of(tmp_path / "no" / "x", "model.bin")
     assert caught.value.hint == f"make it: mkdir -p {tmp_path / 'no'}"
 
 
