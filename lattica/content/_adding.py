@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
     from ._build import Built, BuiltFile
     from ._dag import BuiltSegment
-    from ._index import FileRow, Index, SourceRow
+    from ._index import Index
+    from ._rows import FileRow, SourceRow
     from ._values import StoredObject
 
 _LEAF_ROWS = 8192  # in one transaction: another writer waits for some 50 ms
@@ -33,7 +34,10 @@ def put_source(index: Index, file: BuiltFile, path: Path, *, owned: bool) -> int
 
     Until `join_sources` names it in an object, the next start of the store would drop it again.
     """
-    stamp = Stamp.of(path.stat()) if owned else file.stamp
+    stamp = file.stamp
+    if owned:
+        stamp = Stamp.of(path.stat())
+        sync_directory(path.parent)
     with index.writing() as transaction:
         source = transaction.put_source(path, stamp, owned=owned)
     put_leaves(index, _leaf_rows(source, file))
@@ -85,6 +89,15 @@ def copy_file(file: BuiltFile, path: Path) -> None:
         copied = None
     if copied is None or copied.root != file.root:
         raise SourceChanged(f"{file.path} is no longer what was hashed", cid=file.root)
+
+
+def sync_directory(path: Path) -> None:
+    """Put the names of files in a directory on the disk. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def label_file(index: Index, number: int, file: FileRow, segments: Sequence[Segment]) -> None:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Self
 
 from lattica.errors import InvalidInput
 
-from ._adding import put_leaves
+from ._adding import put_leaves, sync_directory
 from ._build import Kind, Stamp
 from ._part import PartFile
 from ._unixfs import MAX_SIZE, encode_name
@@ -34,8 +34,9 @@ if TYPE_CHECKING:
     from lattica.cid import CID
 
     from ._dag import LeafTable
-    from ._index import DownloadRow, FileRow, Index
+    from ._index import Index
     from ._reading import Reader
+    from ._rows import DownloadRow, FileRow
     from ._sources import Sources
 
 _TAG_CHARACTERS = 8  # of the CID, in the name of the part path
@@ -127,11 +128,11 @@ class Download:
             part.sync()
         with _storage_errors(self.destination):
             for directory in {part.path.parent for part in self._parts.values()}:
-                _sync_directory(directory)
+                sync_directory(directory)
             with self._index.writing() as transaction:
                 transaction.note_finishing(self.id)
             _move(self.part_path, self.destination, overwrite=self._overwrite)
-            _sync_directory(self.destination.parent)
+            sync_directory(self.destination.parent)
         stored = adopt(self._index, self._row(), name)
         for source in opened:
             self._sources.forget(source)
@@ -279,14 +280,6 @@ def _check_room(descriptor: int, path: Path, size: int) -> None:
     free = disk.f_bavail * disk.f_frsize
     if missing > free:
         raise StorageError(f"{path} needs {missing} more bytes, the disk has {free}")
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Self
 
 from lattica.cid import DIGEST_SIZE, HashFunction
 
-from ._index import Index, Place
+from ._rows import Place
 from ._sources import MAX_GAPS
 from ._unixfs import MAX_BLOCK_BYTES
 from ._values import Absent
@@ -20,6 +20,7 @@ from ._values import Absent
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ._index import Index
     from ._part import PartFile
     from ._sources import BufferPool, Sources
 

@@ -22,7 +22,7 @@ from ._unixfs import MAX_BLOCK_BYTES
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from ._index import SourceRow
+    from ._rows import SourceRow
 
 _MAX_DAMAGED = 1024  # leaves of one file remembered as damaged; beyond, the file counts as changed
 _MAX_IDLE_BUFFERS = 8  # 16 MiB kept between reads

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
     from ._build import Progress
     from ._dag import Leaf
-    from ._index import FileRow, Index
+    from ._index import Index
+    from ._rows import FileRow
     from ._sources import Sources
 
 _MAX_LISTED = 1000  # damages in a report; more are counted
@@ -99,6 +100,7 @@ class _Check:
                 if source.changed or not unchanged:
                     with self.index.writing() as transaction:
                         transaction.update_source(source.id, source.path, before)
+                    self.sources.forget(source.id)
             elif not unchanged:
                 self.sources.changed.add(source.id)
         finally:

@@ -20,7 +20,7 @@ import os
 import secrets
 import threading
 import time
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -31,8 +31,9 @@ from lattica.errors import InvalidInput, NotFound
 from ._adding import copy_file, join_sources, label_file, put_source
 from ._build import Built, BuiltFile, Kind, Progress, Segments, build
 from ._download import Download, discard, part_path, recover
-from ._index import DownloadRow, Index
+from ._index import Index
 from ._reading import BlockBatch as BlockBatch, Reader
+from ._rows import DownloadRow
 from ._sources import BufferPool, Sources
 from ._values import (
     Absent as Absent,
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from ._dag import Segment
-    from ._index import SourceRow
+    from ._rows import SourceRow
     from ._values import VerifyReport
 
 _ROOTS_PAGE = 1000  # rows read at a time by `provided`
@@ -94,22 +95,23 @@ class Store:
             lock = _lock(path)
         except OSError as error:
             raise StorageError(f"cannot use the store {path}: {error.strerror}") from error
-        try:
+        with ExitStack() as undo:
+            undo.callback(os.close, lock)
             store = cls(path, lock, max_open_files)
+            undo.callback(store._index.close)
             store._tidy()
-        except BaseException:
-            os.close(lock)
-            raise
+            undo.pop_all()
         return store
 
     def close(self) -> None:
         """Close everything and give up the lock. Open downloads stay for later."""
-        for download in list(self._downloads.values()):
-            download.close()
-        self._note_changes()
-        self._sources.close()
-        self._index.close()
-        os.close(self._lock)
+        with ExitStack() as last:  # in reverse order, and each even if one before it fails
+            last.callback(os.close, self._lock)
+            last.callback(self._index.close)
+            last.callback(self._sources.close)
+            last.callback(self._note_changes)
+            for download in list(self._downloads.values()):
+                last.callback(download.close)
 
     def __enter__(self) -> Self:
         return self
@@ -131,16 +133,7 @@ class Store:
             SourceChanged: with `copy`, a file is no longer what was hashed.
             StorageError: with `copy`, the disk refuses.
         """
-        stored = StoredObject(
-            root=built.root,
-            kind=built.kind,
-            size=built.size,
-            name=built.name if name is None else name,
-            path=built.path,
-            added=time.time(),
-            pinned=pinned,
-            state=ObjectState.COMPLETE,
-        )
+        stored = _described(built, built.name if name is None else name, pinned)
         with self._upkeep:
             sources = [self._add_source(file, copy=copy) for file in built.files]
             self._drop(join_sources(self._index, stored, built, sources))
@@ -162,28 +155,16 @@ class Store:
             StorageError: the disk refuses.
         """
         path = self._new_file()
-        try:
-            with _storage_errors(path), path.open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            built = build(path, segments=segments, hash_function=hash_function)
-            stored = StoredObject(
-                root=built.root,
-                kind=Kind.FILE,
-                size=built.size,
-                name=name,
-                path=path,
-                added=time.time(),
-                pinned=pinned,
-                state=ObjectState.COMPLETE,
-            )
-            with self._upkeep:
-                sources = [put_source(self._index, built.files[0], path, owned=True)]
-                self._drop(join_sources(self._index, stored, built, sources))
-        except BaseException:
-            path.unlink(missing_ok=True)
-            raise
+        with self._upkeep:
+            with _storage_errors(path), _removed_on_failure(path):
+                with path.open("xb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                built = build(path, segments=segments, hash_function=hash_function)
+                source = put_source(self._index, built.files[0], path, owned=True)
+            stored = _described(built, name, pinned)
+            self._drop(join_sources(self._index, stored, built, [source]))
         return self._stored(built.root)
 
     def objects(self) -> list[StoredObject]:
@@ -362,13 +343,9 @@ class Store:
         if not copy:
             return put_source(self._index, file, file.path, owned=False)
         path = self._new_file()
-        try:
-            with _storage_errors(path):
-                copy_file(file, path)
+        with _storage_errors(path), _removed_on_failure(path):
+            copy_file(file, path)
             return put_source(self._index, file, path, owned=True)
-        except BaseException:
-            path.unlink(missing_ok=True)
-            raise
 
     def _begin_download(self, root: CID, destination: Path) -> DownloadRow:
         stored = StoredObject(
@@ -437,6 +414,19 @@ def _lock(path: Path) -> int:
     return lock
 
 
+def _described(built: Built, name: str, pinned: bool) -> StoredObject:
+    return StoredObject(
+        root=built.root,
+        kind=built.kind,
+        size=built.size,
+        name=name,
+        path=built.path,
+        added=time.time(),
+        pinned=pinned,
+        state=ObjectState.COMPLETE,
+    )
+
+
 def _full_bitmap(count: int) -> bytes:
     return b"\xff" * (count // 8) + bytes([(1 << count % 8) - 1] if count % 8 else [])
 
@@ -447,3 +437,12 @@ def _storage_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise StorageError(f"cannot write {path}: {error.strerror}") from error
+
+
+@contextmanager
+def _removed_on_failure(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lattica.content import Built
-    from lattica.content._index import Transaction
+    from lattica.content._transaction import Transaction
 
 _STEPS = ("link", "rename", "replace", "unlink", "fsync", "ftruncate", "pwritev", "open", "mkdir")
 
