@@ -33,8 +33,8 @@ from ._events import (
     ProviderJoined as ProviderJoined,
     ProviderLeft as ProviderLeft,
     ProvidersLost as ProvidersLost,
-    ProvidersRefused as ProvidersRefused,
     ProviderSlow as ProviderSlow,
+    ProvidersRefused as ProvidersRefused,
     SourcesChanged as SourcesChanged,
 )
 from ._part import PartFile as PartFile
