@@ -341,6 +341,7 @@ class AnswerDecoder:
                 memory of exactly `head.length` bytes for it, or raises a ProtocolError, which
                 leaves `receive`, when the leaf or its length is not what was asked for.
         """
+        self.leaf_bytes = 0  # content received so far: what a peer can be measured by
         self._place = place
         self._partial = bytearray()  # of a head cut by the end of the last piece
         self._head: AnswerHead | None = None
@@ -371,6 +372,7 @@ class AnswerDecoder:
             end = self._filled + take
             if take:  # nothing may be written to memory for nothing, if that is read-only
                 self._target[self._filled : end] = view[offset : offset + take]
+                self.leaf_bytes += take * (self._head.kind == AnswerKind.LEAF)
             self._filled, offset = end, offset + take
             if end == len(self._target):
                 answer = Answer(self._head, self._target)

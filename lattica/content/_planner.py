@@ -58,7 +58,6 @@ class Ask:
 
     Attributes:
         next: the leaf that the next answer is about; answers come in order.
-        alone: nothing else was on the way when it was asked, nor has any byte come since.
         abandoned: its leaves were given free for others, as the peer fell silent.
         cancelled: the peer has been, or is about to be, told to stop.
     """
@@ -66,9 +65,7 @@ class Ask:
     id: int
     first: int
     count: int
-    asked_at: float
     next: int
-    alone: bool = False
     abandoned: bool = False
     cancelled: bool = False
 
@@ -122,6 +119,7 @@ class _Peer:
     cursor: int = 0  # no leaf below it is missing and held by this peer
     asks: deque[Ask] = field(default_factory=deque)
     in_flight: int = 0  # bytes
+    lone_since: float | None = None  # asked with nothing else on the way; None: bytes came since
     stalled: bool = False  # until what it was asked for is answered
     paused_until: float = 0.0  # 0: not paused
     pauses: int = 0  # since it last delivered
@@ -271,13 +269,14 @@ class Planner:
         return self._ask(found, *run, now) if run else None
 
     def _ask(self, peer: _Peer, first: int, count: int, now: float) -> Ask:
-        ask = Ask(next(self._ids), first, count, now, first, alone=not peer.asks)
+        ask = Ask(next(self._ids), first, count, first)
         for leaf in range(first, first + count):
             if self._state[leaf] == _ASKED:
                 self._doubtful.add(leaf)
             self._settle(leaf, self._state[leaf] + 1)
         if not peer.asks:
             peer.pace.start(now)
+            peer.lone_since = now
         peer.asks.append(ask)
         size = self._bytes(first, ask.end)
         peer.in_flight += size
@@ -357,12 +356,11 @@ class Planner:
     def receive_bytes(self, peer: PeerId, size: int, now: float) -> None:
         """Note that `size` bytes of answers came from `peer`."""
         found = self._peers.get(peer)
-        if found is None or not found.asks:
+        if found is None:
             return
-        ask = found.asks[0]
-        if ask.alone:
-            ask.alone = False
-            found.pace.receive_first(now - ask.asked_at, now)
+        if found.lone_since is not None:
+            found.pace.receive_first(now - found.lone_since, now)
+            found.lone_since = None
         found.pace.receive_bytes(size, now)
 
     def expected(self, peer: PeerId) -> Ask | None:

@@ -85,6 +85,7 @@ class Providers:
         self._mesh, self._keeper, self._limits, self._patience = mesh, keeper, limits, patience
         self._slots = trio.Semaphore(limits.providers)
         self._nursery: trio.Nursery | None = None
+        self._scope: trio.CancelScope | None = None
         self._more_to_come = False
         self._attended: set[PeerId] = {mesh.peer_id}  # dialled, talked to, or about to be
         self._sessions: dict[PeerId, Session] = {}
@@ -107,7 +108,7 @@ class Providers:
         """Begin to look after providers, in `nursery`. Does nothing the second time."""
         if self._nursery is not None:
             return
-        self._nursery = nursery
+        self._nursery, self._scope = nursery, nursery.cancel_scope
         self._more_to_come = more is not None
         if more is not None:
             nursery.start_soon(self._gather, more)
@@ -127,6 +128,10 @@ class Providers:
         self._attended.add(info.peer)
         self._nursery.start_soon(self._attend, info)
 
+    def close(self) -> None:
+        """Take up nobody any more: the nursery of `start` is about to end."""
+        self._nursery = None
+
     async def work(self, stage: Stage, done: trio.Event) -> None:
         """Have all of `stage` fetched. Returns when `done` is set, or `failure` is."""
         self.stage = stage
@@ -143,8 +148,8 @@ class Providers:
         """End the fetch with `error`."""
         if self.failure is None:
             self.failure = error
-        if self._nursery is not None:
-            self._nursery.cancel_scope.cancel()
+        if self._scope is not None:
+            self._scope.cancel()
 
     def ban(self, error: LeafMismatch) -> None:
         """Never ask `error.peer` again: it sent what does not match."""

@@ -206,13 +206,19 @@ class Session:
                         + " inside an answer" * self._decoder.inside,
                         peer=self.peer,
                     )
-                if self._pending:
-                    planner = self._pending[0][0].planner
-                    planner.receive_bytes(self.peer, len(piece), now)
-                for answer in self._decoder.receive(piece):
-                    self._take(answer, now)
+                self._receive(piece, now)
             if piece is None or self._is_due(now):
                 await self._settle()
+
+    def _receive(self, piece: bytes | memoryview, now: float) -> None:
+        planner = self._pending[0][0].planner if self._pending else None
+        before = self._decoder.leaf_bytes
+        for answer in self._decoder.receive(piece):
+            self._take(answer, now)
+        # Content alone is progress: who fills the line with anything else counts as silent.
+        size = self._decoder.leaf_bytes - before
+        if planner is not None and size:
+            planner.receive_bytes(self.peer, size, now)
 
     def _is_due(self, now: float) -> bool:
         return self._batch_bytes > 0 and (

@@ -130,6 +130,8 @@ class _StoreLibrary:
         self._readers = trio.CapacityLimiter(_READERS)
         self._busy: set[Conversation] = set()
         self._streams: Counter[PeerId] = Counter()
+        self._scopes: set[trio.CancelScope] = set()
+        self._ended = trio.Event()
         self._tables: OrderedDict[CID, LeafTable] = OrderedDict()
 
     async def serve(self, stream: Stream) -> None:
@@ -138,15 +140,29 @@ class _StoreLibrary:
             limit = self.limits.streams_per_peer
             raise TooManyStreams(f"more than {limit} content streams", peer=stream.peer)
         self._streams[stream.peer] += 1
+        scope = trio.CancelScope()
+        self._scopes.add(scope)
         try:
-            await converse(stream, self)
+            with scope:
+                await converse(stream, self)
         finally:
+            self._scopes.discard(scope)
             self._streams[stream.peer] -= 1
             self._streams += Counter()  # drops peers without streams
+            self._ended.set()
+
+    async def close(self) -> None:
+        """Stop serving. Waits for reads that are under way: the store may be closed next."""
+        for scope in self._scopes:
+            scope.cancel()
+        with trio.CancelScope(shield=True):
+            while self._scopes:
+                self._ended = trio.Event()
+                await self._ended.wait()
 
     def admit(self, conversation: Conversation) -> bool:
         """Say whether one more may be served."""
-        if len(self._busy) >= self.limits.busy_streams:
+        if len(self._busy - {conversation}) >= self.limits.busy_streams:
             return False
         self._busy.add(conversation)
         return True
@@ -238,3 +254,4 @@ async def open_exchange(
         yield exchange
     finally:
         mesh.unhandle(PROTOCOL)
+        await exchange._library.close()

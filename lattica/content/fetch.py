@@ -145,29 +145,33 @@ class Fetch:
         await trio.to_thread.run_sync(index.load)
         index.plan()
         async with private_nursery() as nursery:
-            if not index.done:
-                self._providers.start(nursery, providers, more)
-                await self._providers.work(index, self._done)
-            leaves = await trio.to_thread.run_sync(self._lay_out, download, index)
-            self._leaves, self._done = leaves, trio.Event()
-            self.tell(FetchStarted(self.root, leaves.size, leaves.verified_bytes))
-            if not leaves.planner.done:
-                self._providers.start(nursery, providers, more)
-                await self._providers.work(leaves, self._done)
-            self._tell_progress(leaves)
-            nursery.cancel_scope.cancel()
+            try:
+                if not index.done:
+                    self._providers.start(nursery, providers, more)
+                    await self._providers.work(index, self._done)
+                leaves = await trio.to_thread.run_sync(self._lay_out, download, index)
+                self._leaves, self._done = leaves, trio.Event()
+                self.tell(FetchStarted(self.root, leaves.size, leaves.verified_bytes))
+                if not leaves.planner.done:
+                    self._providers.start(nursery, providers, more)
+                    await self._providers.work(leaves, self._done)
+                self._tell_progress(leaves)
+            finally:
+                self._providers.close()
+                nursery.cancel_scope.cancel()
         if self._providers.failure is not None:
             raise self._providers.failure
 
     def _lay_out(self, download: Download, index: IndexStage) -> LeafStage:
-        """*Slow.* Make part files and directories; hash what is in them already."""
+        """*Slow.* Make part files and directories; hash and copy what is here already."""
         _check_room(download.part_path, index)
         for directory in ["", *index.directories] if index.is_directory else []:
             download.make_directory(directory)
         parts: list[PartFile] = []
         for file, table in zip(index.files, index.tables, strict=True):
             part = download.open_part(table, file.path)
-            part.rescan()
+            part.rescan(_check_cancelled)
+            part.fill_from_store(_check_cancelled)
             parts.append(part)
         if index.inline is not None and not parts[0].done:
             parts[0].write(0, [index.inline])
@@ -207,6 +211,8 @@ class Fetch:
         return lie
 
     def _advance(self, stage: Stage) -> None:
+        if stage is not self._providers.stage:
+            return  # what came too late to matter
         if isinstance(stage, IndexStage):
             if stage.plan():
                 self._providers.ring()
@@ -269,6 +275,10 @@ class Fetch:
         self.version += 1
         self._gained.set()
         self._gained = trio.Event()
+
+
+def _check_cancelled(_count: int) -> None:
+    trio.from_thread.check_cancelled()
 
 
 def _check_room(part_path: Path, index: IndexStage) -> None:

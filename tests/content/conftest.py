@@ -108,6 +108,7 @@ def swarm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Swarm:
     A virtual clock would jump ahead while a real thread works.
     """
     monkeypatch.setattr(trio.to_thread, "run_sync", _run_at_once)
+    monkeypatch.setattr(trio.from_thread, "check_cancelled", lambda: None)
     return Swarm(tmp_path)
 
 

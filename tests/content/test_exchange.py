@@ -353,6 +353,30 @@ async def test_leaves_gained_are_pushed_until_all_are_there(
             stream.reset()
 
 
+async def test_news_is_pushed_for_so_many_roots_and_no_more(
+    swarm: Any, autojump_clock: MockClock
+) -> None:
+    swarm.network.bandwidth = 2e6
+    limits = ExchangeLimits(pushes_per_stream=1)
+    async with (
+        swarm.peers(3, limits=limits) as (seed, receiver, other),
+        trio.open_nursery() as nursery,
+    ):
+        shared = seed.share(seed.file("model.bin", 40 * LEAF))
+        nursery.start_soon(receiver.fetch, shared.root, seed)
+        await trio.sleep(2)
+        async with await other.mesh.open_stream(receiver.mesh.peer_id, PROTOCOL) as stream:
+            asker = Asker(stream)
+            for number in (1, 2):
+                await asker.ask(HaveRequest(number, shared.root, push=True))
+            ended = {1: False, 2: False}
+            while not all(ended.values()):
+                answer = await asker.answer()
+                ended[answer.head.request] |= answer.head.kind == AnswerKind.END
+            assert {(await asker.answer()).head.request for _ in range(4)} == {1}
+            stream.reset()
+
+
 async def test_pushing_stops_when_it_is_cancelled(swarm: Any, autojump_clock: MockClock) -> None:
     swarm.network.bandwidth = 2e6
     async with swarm.peers(3) as (seed, receiver, other), trio.open_nursery() as nursery:

@@ -168,9 +168,8 @@ async def test_events_tell_the_story_and_say_100_percent_only_at_the_end(
 
 
 async def test_what_is_there_already_needs_no_network(
-    swarm: Any, monkeypatch: pytest.MonkeyPatch
+    swarm: Any, autojump_clock: MockClock
 ) -> None:
-    monkeypatch.undo()  # real threads and time: hashing a file reports from its thread to the loop
     async with swarm.peers(2) as (seed, receiver):
         shared = seed.share(seed.file("model.bin", 3 * LEAF))
         await receiver.fetch(shared.root, seed)
@@ -184,9 +183,8 @@ async def test_what_is_there_already_needs_no_network(
 
 
 async def test_something_else_at_the_destination_is_left_alone_unless_told(
-    swarm: Any, monkeypatch: pytest.MonkeyPatch
+    swarm: Any, autojump_clock: MockClock
 ) -> None:
-    monkeypatch.undo()
     async with swarm.peers(2) as (seed, receiver):
         shared = seed.share(seed.file("model.bin", 3 * LEAF))
         receiver.got.write_bytes(b"precious")

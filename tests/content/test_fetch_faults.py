@@ -10,17 +10,23 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
+from lattica.cid import CID, Codec
 from lattica.content import (
     Absent,
     BadLeaf,
+    ExchangeLimits,
     FetchProgress,
     FetchStarted,
     LeafMismatch,
+    Link,
     NoProvider,
+    ProviderJoined,
     ProviderLeft,
     ProvidersLost,
     ProviderSlow,
     SourcesChanged,
+    _stages,
+    build,
 )
 from lattica.content._messages import (
     PROTOCOL,
@@ -34,6 +40,7 @@ from lattica.content._messages import (
     encode_have,
     encode_have_all,
 )
+from lattica.content._unixfs import encode_file
 from lattica.errors import LatticaError
 
 if TYPE_CHECKING:
@@ -156,6 +163,12 @@ async def flood(_rogue: Rogue, head: AnswerHead, data: bytes) -> bytes:
     return encode_have(head.request, 0, b"\xff" * 60_000) * 50 + bytes(head) + data
 
 
+async def chatter(rogue: Rogue, head: AnswerHead, _data: bytes) -> bytes:
+    assert rogue.stream is not None
+    while True:
+        await rogue.stream.send_all(encode_have(head.request + 1000, 0, b"\xff" * 60_000))
+
+
 BREACHES = [
     babble,
     declare_too_much,
@@ -260,6 +273,107 @@ async def test_a_flood_of_news_is_harmless(swarm: Any, autojump_clock: MockClock
         Rogue(rogue, flood)
         await receiver.fetch(shared.root, rogue)
         assert receiver.got.read_bytes() == shared.path.read_bytes()
+
+
+async def test_a_provider_that_only_chatters_counts_as_silent(
+    swarm: Any, autojump_clock: MockClock
+) -> None:
+    swarm.network.bandwidth = 10e6
+    async with swarm.peers(3) as (rogue, honest, receiver):
+        for seed in (rogue, honest):
+            shared = seed.share(seed.file("model.bin", 100 * LEAF))
+        Rogue(rogue, at(5, chatter))
+        await receiver.fetch(shared.root, rogue, honest)
+        assert receiver.got.read_bytes() == shared.path.read_bytes()
+        assert rogue.mesh.peer_id in [event.peer for event in receiver.told(ProviderSlow)]
+        assert trio.current_time() < 100 * LEAF / 10e6 + 5
+
+
+async def test_more_news_than_can_be_kept_before_the_index_is_known_is_refused(
+    swarm: Any, autojump_clock: MockClock
+) -> None:
+    async with swarm.peers(2) as (rogue, receiver):
+        shared = rogue.share(rogue.file("model.bin", 5 * LEAF))
+
+        async def serve(stream: Stream) -> None:
+            data = await stream.receive_message(1 << 16)
+            assert data is not None
+            await stream.send_all(encode_have(decode_request(data).id, 0, b"\xff" * 65536) * 17)
+            await trio.sleep_forever()
+
+        rogue.mesh.unhandle(PROTOCOL)
+        rogue.mesh.handle(PROTOCOL, serve)
+        with pytest.raises(NoProvider, match="more about leaves than can be kept"):
+            await receiver.fetch(shared.root, rogue)
+
+
+async def test_a_busy_provider_is_asked_again_later(swarm: Any, autojump_clock: MockClock) -> None:
+    async with swarm.peers(2) as (seed, receiver):
+        shared = seed.share(seed.file("model.bin", 5 * LEAF))
+        library = seed.exchange._library
+        admit, opens_at = library.admit, 3.0
+        library.admit = lambda who: trio.current_time() >= opens_at and admit(who)
+        await receiver.fetch(shared.root, seed)
+        assert receiver.got.read_bytes() == shared.path.read_bytes()
+        assert 3 <= trio.current_time() < 9
+
+
+async def test_an_object_that_lies_about_itself_is_nobodys_lie(
+    swarm: Any, autojump_clock: MockClock
+) -> None:
+    async with swarm.peers(2) as (seed, receiver):
+        path = seed.file("model.bin", 5 * LEAF)
+        built = build(path)
+        links = [Link(leaf.cid, leaf.length, leaf.length) for leaf in built.files[0].leaves]
+        links[-1] = Link(links[-1].cid, LEAF - 1, LEAF - 1)
+        block = encode_file(links)
+        root = CID.of(block, Codec.DAG_PB)
+        seed.store.add(built)
+
+        async def serve(stream: Stream) -> None:
+            while (data := await stream.receive_message(1 << 16)) is not None:
+                request = decode_request(data)
+                if isinstance(request, BlocksRequest) and request.hashes[0] == root.multihash:
+                    head = AnswerHead(AnswerKind.LEAF, 0, 0, 0, request.id, 0, len(block))
+                    await stream.send_all(bytes(head) + block)
+                elif isinstance(request, BlocksRequest):
+                    for number, multihash in enumerate(request.hashes):
+                        await rogue._send(stream, request.id, number, multihash)
+                else:
+                    await stream.send_all(encode_have_all(request.id))
+                await stream.send_all(encode_end(request.id, Status.OK))
+
+        rogue = Rogue(seed, lambda _rogue, head, data: _as_it_is(head, data))
+        seed.mesh.unhandle(PROTOCOL)
+        seed.mesh.handle(PROTOCOL, serve)
+        with pytest.raises(NoProvider, match="not 262143"):
+            await receiver.fetch(root, seed)
+        assert not receiver.told(BadLeaf)
+
+
+async def test_an_object_of_too_many_leaves_is_refused_while_its_index_is_read(
+    swarm: Any, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_stages, "MAX_LEAVES", 4)
+    async with swarm.peers(2) as (seed, receiver):
+        shared = seed.share(seed.file("model.bin", 5 * LEAF))
+        with pytest.raises(_stages.ObjectTooLarge):
+            await receiver.fetch(shared.root, seed)
+        assert not list(receiver.folder.glob("got*"))
+
+
+async def test_so_many_providers_are_connected_and_no_more(
+    swarm: Any, autojump_clock: MockClock
+) -> None:
+    swarm.network.bandwidth = 1e6
+    limits = ExchangeLimits(providers=2, candidates=3)
+    async with swarm.peers(6, limits=limits) as (*seeds, receiver):
+        for seed in seeds:
+            shared = seed.share(seed.file("model.bin", 20 * LEAF))
+        fetched = await receiver.fetch(shared.root, *seeds)
+        assert len(fetched.sources) == 2
+        assert len(receiver.told(ProviderJoined)) == 2
+        assert sum(seed.exchange.stats.total.sent_leaves > 0 for seed in seeds) == 2
 
 
 async def test_a_provider_that_hangs_up_inside_a_leaf_is_asked_again(
