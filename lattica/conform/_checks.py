@@ -296,6 +296,7 @@ async def identify_is_answered(target: Target) -> None:
             while (message := await stream.receive_message(64 << 10)) is not None:
                 joined += message
         info = decode_identify(joined, connection.peer)
+    target.protocols = info.protocols
     for protocol in (IDENTIFY_PROTOCOL, PING_PROTOCOL):
         if protocol not in info.protocols:
             raise Failure(f"{protocol} is not among the protocols {sorted(info.protocols)}")
@@ -303,7 +304,6 @@ async def identify_is_answered(target: Target) -> None:
         raise Failure("the agent version or the protocol version is missing")
     if info.observed is None:
         raise Failure("the address that it sees us at is missing")
-    target.protocols = info.protocols
 
 
 async def identify_push_garbage_is_refused(target: Target) -> None:
