@@ -19,6 +19,7 @@ _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
 _FIELD_BYTES = 16  # more than the tags and lengths around one item can take
 _SLACK_BYTES = 64  # for the lengths of the parts that hold them
+_ENOUGH_BYTES = 128 << 10  # of messages in an RPC that has one: a stuck peer holds a copy of it
 
 
 class Outbox:
@@ -108,7 +109,10 @@ class Outbox:
         )
 
     def next_rpc(self) -> bytes | None:
-        """Take as much as one RPC may carry, control first; None when nothing waits."""
+        """Take control first, then messages, as much as suits one RPC; None if nothing waits.
+
+        An RPC is at most `MAX_RPC` bytes, and not much above 128 KiB where its messages are small.
+        """
         if not self:
             return None
         room = _Room(MAX_RPC - _SLACK_BYTES)
@@ -117,7 +121,7 @@ class Outbox:
         iwant = room.take(self._iwant, lambda one, _: len(one))
         idontwant = room.take(self._idontwant, lambda one, _: len(one))
         ihave = room.take(self._ihave, lambda topic, ids: 4 * len(topic) + _ids_size(ids))
-        messages = room.take(self._messages, lambda _, encoded: len(encoded))
+        messages = room.take(self._messages, lambda _, encoded: len(encoded), _ENOUGH_BYTES)
         self._bytes -= sum(map(len, messages.values()))
         rpc = Rpc(
             subscriptions=tuple(subscriptions.items()),
@@ -138,17 +142,22 @@ class _Room:
         self._left = size_bytes
 
     def take(
-        self, waiting: dict[_Key, _Value], size: Callable[[_Key, _Value], int]
+        self,
+        waiting: dict[_Key, _Value],
+        size: Callable[[_Key, _Value], int],
+        enough_bytes: int = MAX_RPC,
     ) -> dict[_Key, _Value]:
-        """Move the first items of `waiting` that fit, in order."""
+        """Move the first items of `waiting` that fit, in order, until they are enough."""
         taken: dict[_Key, _Value] = {}
         if not waiting:
             return taken
+        used = 0
         for key, value in waiting.items():
             cost = size(key, value) + _FIELD_BYTES
-            if cost > self._left:
+            if cost > self._left or used >= enough_bytes:
                 break
             self._left -= cost
+            used += cost
             taken[key] = value
         for key in taken:
             del waiting[key]

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from lattica._nursery import private_nursery
-from lattica.errors import LatticaError, ProtocolError
+from lattica.errors import LatticaError, ProtocolError, Unreachable
 from lattica.transport import PeerDisconnected, PeerIdentified, ProtocolNotSupported
 
 from ._message_id import IdForm
@@ -41,7 +41,14 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _STREAM_ERRORS = (LatticaError, trio.BrokenResourceError, trio.ClosedResourceError)
+_STALL_S = 60.0  # a peer that reads nothing for so long gets a new stream, later
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0  # before a broken stream is opened again
+
+
+class StalledPeer(Unreachable):
+    """A peer has stopped reading what is sent to it."""
+
+    code = "gossip-stalled"
 
 
 class _Session:
@@ -98,7 +105,7 @@ class Pubsub:
                 await self._room.park()
         if self._closed:
             raise trio.ClosedResourceError("pubsub is closed")
-        peers = self._router.publish(topic, bytes(data), trio.current_time())
+        peers = self._router.publish(topic, data, trio.current_time())
         self._wake_sessions()
         return peers
 
@@ -259,7 +266,10 @@ class Pubsub:
                     session.wake = trio.Event()
                     await session.wake.wait()
                     continue
-                await stream.send_message(rpc)
+                with trio.move_on_after(_STALL_S) as sending:
+                    await stream.send_message(rpc)
+                if sending.cancelled_caught:
+                    raise StalledPeer(f"nothing was read for {_STALL_S:g} s", peer=session.peer)
                 self._room.unpark_all()
 
     async def _watch(self, session: _Session, stream: Stream, scope: trio.CancelScope) -> None:

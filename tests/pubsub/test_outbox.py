@@ -63,6 +63,14 @@ def test_control_goes_before_messages_that_waited_longer() -> None:
     assert [len(rpc.publish) for rpc in rpcs] == [1, 1, 1]
 
 
+def test_small_messages_leave_in_rpcs_of_modest_size() -> None:
+    outbox = make_outbox()
+    for number in range(100):
+        outbox.message(b"%d" % number, bytes(10_000))
+    rpcs = drain(outbox)
+    assert [len(rpc.publish) for rpc in rpcs] == [14] * 7 + [2]
+
+
 def test_of_each_topic_the_last_word_waits() -> None:
     outbox = make_outbox()
     for _ in range(1000):

@@ -486,6 +486,26 @@ async def test_a_peer_that_does_not_read_delays_nobody(
             assert one.pubsub.statistics.queue_drops > 0
 
 
+async def test_a_peer_that_reads_nothing_gets_another_stream_later(
+    autojump_clock: MockClock, network: MemoryNetwork
+) -> None:
+    async with open_nodes(1, network) as (one,), open_stranger(network, one) as mesh:
+        opened: list[float] = []
+
+        async def ignore(stream: Stream) -> None:
+            opened.append(trio.current_time())
+            await trio.sleep_forever()
+
+        mesh.handle("/meshsub/1.1.0", ignore)
+        stream = await mesh.open_stream(one.mesh.peer_id, "/meshsub/1.1.0")
+        await stream.send_message(encode_rpc(Rpc(subscriptions=((TOPIC, True),))))
+        await settle()
+        await one.pubsub.publish(TOPIC, bytes(MAX_DATA))
+        await trio.sleep(65)
+        assert len(opened) == 2
+        assert 60 <= opened[1] - opened[0] < 65
+
+
 async def test_a_burst_waits_for_room_and_loses_nothing(
     autojump_clock: MockClock, pair: list[Node]
 ) -> None:
