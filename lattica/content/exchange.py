@@ -145,6 +145,8 @@ class _StoreLibrary:
         try:
             with scope:
                 await converse(stream, self)
+            if scope.cancelled_caught:
+                stream.reset()  # an answer that is cut must not look finished
         finally:
             self._scopes.discard(scope)
             self._streams[stream.peer] -= 1

@@ -168,10 +168,12 @@ class Fetch:
         for directory in ["", *index.directories] if index.is_directory else []:
             download.make_directory(directory)
         parts: list[PartFile] = []
+        others = any(stored.root != self.root for stored in self._store.objects())
         for file, table in zip(index.files, index.tables, strict=True):
             part = download.open_part(table, file.path)
             part.rescan(_check_cancelled)
-            part.fill_from_store(_check_cancelled)
+            if others:  # else looking each leaf up would be in vain
+                part.fill_from_store(_check_cancelled)
             parts.append(part)
         if index.inline is not None and not parts[0].done:
             parts[0].write(0, [index.inline])
@@ -232,9 +234,13 @@ class Fetch:
             self._received[peer] = self._received.get(peer, 0) + size
 
     def tell(self, event: FetchEvent) -> None:
-        """Pass an event on to the caller."""
-        if self._progress is not None:
+        """Pass an event on to the caller. What the caller raises ends the fetch, whoever told."""
+        if self._progress is None:
+            return
+        try:
             self._progress(event)
+        except LatticaError as error:  # not to be taken for one of the provider's
+            self._providers.fail(error)
 
     def _tell_progress(self, leaves: LeafStage) -> None:
         self._told_at = trio.current_time()
@@ -290,9 +296,8 @@ def _check_room(part_path: Path, index: IndexStage) -> None:
         except OSError:
             continue
     missing = sum(table.size for table in index.tables) - here
-    disk = os.statvfs(part_path.parent)
-    if missing > disk.f_bavail * disk.f_frsize:
-        raise DiskFull(
-            f"{missing} more bytes are needed in {part_path.parent}, the disk has"
-            f" {disk.f_bavail * disk.f_frsize}"
-        )
+    folder = next(folder for folder in part_path.parents if folder.exists())
+    disk = os.statvfs(folder)
+    free = disk.f_bavail * disk.f_frsize
+    if missing > free:
+        raise DiskFull(f"{missing} more bytes are needed in {folder}, the disk has {free}")

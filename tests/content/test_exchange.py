@@ -11,7 +11,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from lattica.cid import CID
 from lattica.codec._canonical import pack
-from lattica.content import ExchangeLimits, build
+from lattica.content import ExchangeLimits, build, open_exchange
 from lattica.content._messages import (
     ALL_LEAVES,
     MAX_UNANSWERED,
@@ -303,6 +303,22 @@ async def test_a_provider_at_its_bound_says_that_it_is_busy(
         await other.ask(BlocksRequest(2, (hashes[0],)))
         _, status = await other.until_end(2)
         assert status is Status.OK
+
+
+async def test_a_closed_exchange_serves_nobody_and_leaves_the_store_alone(
+    swarm: Any, autojump_clock: MockClock
+) -> None:
+    async with swarm.peers(2) as (seed, other):
+        hashes = hashes_of(seed.share(seed.file("model.bin", 100 * LEAF)).path)
+        seed.mesh.unhandle(PROTOCOL)
+        async with open_exchange(seed.mesh, seed.store):
+            stream = await other.mesh.open_stream(seed.mesh.peer_id, PROTOCOL)
+            asker = Asker(stream)
+            await asker.ask(BlocksRequest(1, tuple(hashes)))
+            await asker.answer()
+        with pytest.raises(StreamReset):
+            await asker.until_end(1)
+        stream.reset()
 
 
 async def test_what_is_held_is_told_by_root(swarm: Any, autojump_clock: MockClock) -> None:

@@ -24,6 +24,7 @@ from lattica.content import (
     Segment,
     build,
 )
+from lattica.errors import NotFound
 from lattica.testing import sample_identity
 from lattica.transport import Multiaddr, PeerInfo
 
@@ -165,6 +166,44 @@ async def test_events_tell_the_story_and_say_100_percent_only_at_the_end(
     assert any(rate > 1e6 for event in progress for rate in event.rates.values())
     assert receiver.events[-1] is done
     assert done.received_bytes == 60 * LEAF
+
+
+async def test_what_the_caller_raises_on_an_event_ends_the_fetch(
+    swarm: Any, autojump_clock: MockClock
+) -> None:
+    async with swarm.peers(2) as (seed, receiver):
+        shared = seed.share(seed.file("model.bin", 6 * LEAF))
+        for error in (NotFound("enough"), ZeroDivisionError("a bug")):
+
+            def give_up(event: object, error: Exception = error) -> None:
+                if isinstance(event, ProviderJoined):
+                    raise error
+
+            with pytest.raises(type(error), match=str(error)):
+                await receiver.fetch(shared.root, seed, progress=give_up)
+
+
+async def test_leaves_that_other_objects_have_are_not_fetched(
+    swarm: Any, autojump_clock: MockClock
+) -> None:
+    async with swarm.peers(2) as (seed, receiver):
+        path = seed.file("model.bin", 8 * LEAF)
+        old = receiver.folder / "old.bin"
+        old.write_bytes(path.read_bytes()[: 5 * LEAF] + bytes(3 * LEAF))
+        receiver.share(old)
+        fetched = await receiver.fetch(seed.share(path).root, seed)
+        assert fetched.received_bytes == 3 * LEAF
+        assert receiver.got.read_bytes() == path.read_bytes()
+
+
+async def test_folders_on_the_way_to_the_destination_are_made(
+    swarm: Any, autojump_clock: MockClock
+) -> None:
+    async with swarm.peers(2) as (seed, receiver):
+        shared = seed.share(seed.file("model.bin", 3))
+        destination = receiver.folder / "a" / "b" / "c"
+        await receiver.exchange.fetch(shared.root, destination, providers=[seed.info])
+        assert destination.read_bytes() == shared.path.read_bytes()
 
 
 async def test_what_is_there_already_needs_no_network(
