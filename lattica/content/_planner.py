@@ -21,16 +21,15 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
+from ._leaf_states import LeafStates
 from ._messages import MAX_COUNT, Status
 from ._pace import Pace, PaceLimits
+from ._peer_state import Ask, PeerState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from lattica.identity import PeerId
-
-_MISSING, _ASKED, _RACED, _ARRIVED, _VERIFIED = range(5)  # asked of nobody, of one, of two peers
-_VERIFIED_TO_ONE = bytes(state == _VERIFIED for state in range(256))
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,29 +49,6 @@ class PlannerLimits:
     race_bytes: int = 16 << 20
     requests: int = 32
     pace: PaceLimits = field(default_factory=PaceLimits)
-
-
-@dataclass(slots=True)
-class Ask:
-    """One request for leaves `first` to `first + count - 1`, on its way or being answered.
-
-    Attributes:
-        next: the leaf that the next answer is about; answers come in order.
-        abandoned: its leaves were given free for others, as the peer fell silent.
-        cancelled: the peer has been, or is about to be, told to stop.
-    """
-
-    id: int
-    first: int
-    count: int
-    next: int
-    abandoned: bool = False
-    cancelled: bool = False
-
-    @property
-    def end(self) -> int:
-        """One past the last leaf."""
-        return self.first + self.count
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,25 +85,6 @@ class PeerReady:
 PlannerEvent: TypeAlias = CancelAsk | PeerStalled | PeerSilent | PeerReady
 
 
-@dataclass(slots=True)
-class _Peer:
-    """What is known of one peer. `have` is None while it holds everything."""
-
-    id: PeerId
-    pace: Pace
-    have: bytearray | None
-    cursor: int = 0  # no leaf below it is missing and held by this peer
-    asks: deque[Ask] = field(default_factory=deque)
-    in_flight: int = 0  # bytes
-    lone_since: float | None = None  # asked with nothing else on the way; None: bytes came since
-    stalled: bool = False  # until what it was asked for is answered
-    paused_until: float = 0.0  # 0: not paused
-    pauses: int = 0  # since it last delivered
-
-    def holds(self, leaf: int) -> bool:
-        return self.have is None or bool(self.have[leaf])
-
-
 class Planner:
     """Decides over the leaves of one object.
 
@@ -152,16 +109,13 @@ class Planner:
             ids: where request ids come from; shared by planners whose requests share a stream.
             limits: bounds other than the usual.
         """
-        self._count, self._size = count, size
+        self._leaves, self._size = LeafStates(count, size), size
         self._ids = ids if ids is not None else itertools.count(1)
         self._limits = limits or PlannerLimits()
-        self._state = bytearray(count)
-        self._peers: dict[PeerId, _Peer] = {}
+        self._peers: dict[PeerId, PeerState] = {}
         self._banned: dict[PeerId, str] = {}
         self._doubtful: set[int] = set()  # leaves that more than one peer may be sending
-        self._race_bytes = 0  # of leaves in state _RACED
         self._in_flight = 0
-        self._arrived = self._verified = 0
         self._events: deque[PlannerEvent] = deque()
 
     # --- what is known
@@ -169,12 +123,12 @@ class Planner:
     @property
     def done(self) -> bool:
         """Whether every leaf is verified."""
-        return self._verified == self._count
+        return self._leaves.verified == len(self._leaves)
 
     @property
     def verified(self) -> int:
         """How many leaves are verified."""
-        return self._verified
+        return self._leaves.verified
 
     @property
     def in_flight_bytes(self) -> int:
@@ -193,11 +147,11 @@ class Planner:
 
     def is_verified(self, leaf: int) -> bool:
         """Whether `leaf` is verified."""
-        return self._state[leaf] == _VERIFIED
+        return self._leaves.is_verified(leaf)
 
     def verified_flags(self) -> bytes:
         """Return a byte for each leaf: 1 if it is verified, else 0."""
-        return bytes(self._state.translate(_VERIFIED_TO_ONE))
+        return self._leaves.verified_flags()
 
     def rate(self, peer: PeerId) -> float:
         """Bytes a second that `peer` delivers while it is asked; 0 when not known."""
@@ -206,7 +160,7 @@ class Planner:
 
     def idle(self) -> bool:
         """Whether nothing is on the way, nor can be asked for: only news of leaves can help."""
-        if self._arrived:
+        if self._leaves.arrived:
             return False
         return not any(
             peer.asks or peer.paused_until or self._next_run(peer) for peer in self._peers.values()
@@ -217,8 +171,8 @@ class Planner:
     def add_peer(self, peer: PeerId, now: float, *, complete: bool = False) -> None:
         """Take up `peer`, which holds every leaf or, so far, none. Ignored if here or banned."""
         if peer not in self._peers and peer not in self._banned:
-            have = None if complete else bytearray(self._count)
-            self._peers[peer] = _Peer(peer, Pace(self._limits.pace, now), have)
+            have = None if complete else bytearray(len(self._leaves))
+            self._peers[peer] = PeerState(peer, Pace(self._limits.pace, now), have)
 
     def remove_peer(self, peer: PeerId) -> None:
         """Forget `peer`, whose stream ended; what it owed is missing again."""
@@ -235,26 +189,18 @@ class Planner:
     def set_complete(self, peer: PeerId) -> None:
         """Note that `peer` holds every leaf."""
         if found := self._peers.get(peer):
-            found.have, found.cursor = None, 0
+            found.note_all()
 
     def add_have(self, peer: PeerId, first: int, flags: bytes) -> None:
         """Note the leaves that `peer` says it holds: a byte of 0 or 1 each, from `first` on."""
-        found = self._peers.get(peer)
-        if found is None or found.have is None or first >= self._count:
-            return
-        flags = flags[: self._count - first]
-        end = first + len(flags)
-        merged = int.from_bytes(flags, "little") | int.from_bytes(found.have[first:end], "little")
-        found.have[first:end] = merged.to_bytes(len(flags), "little")
-        found.cursor = min(found.cursor, first)
+        if found := self._peers.get(peer):
+            found.note_held(first, flags)
 
     def extend(self, count: int) -> None:
         """Add `count` missing leaves at the end; every peer is taken to hold them."""
-        self._count += count
-        self._state.extend(bytes(count))
+        self._leaves.extend(count)
         for peer in self._peers.values():
-            if peer.have is not None:
-                peer.have.extend(b"\1" * count)
+            peer.extend(count)
 
     # --- asking
 
@@ -268,12 +214,11 @@ class Planner:
         run = self._next_run(found) or self._next_race(found, now)
         return self._ask(found, *run, now) if run else None
 
-    def _ask(self, peer: _Peer, first: int, count: int, now: float) -> Ask:
+    def _ask(self, peer: PeerState, first: int, count: int, now: float) -> Ask:
         ask = Ask(next(self._ids), first, count, first)
         for leaf in range(first, first + count):
-            if self._state[leaf] == _ASKED:
+            if self._leaves.ask(leaf):
                 self._doubtful.add(leaf)
-            self._settle(leaf, self._state[leaf] + 1)
         if not peer.asks:
             peer.pace.start(now)
             peer.lone_since = now
@@ -283,41 +228,41 @@ class Planner:
         self._in_flight += size
         return ask
 
-    def _next_run(self, peer: _Peer) -> tuple[int, int] | None:
+    def _next_run(self, peer: PeerState) -> tuple[int, int] | None:
         """The first missing leaves that `peer` holds, as many as one request may ask for."""
-        first = self._state.find(_MISSING, peer.cursor)
-        while first >= 0 and peer.have is not None and not peer.have[first]:
-            first = peer.have.find(1, first)
-            first = self._state.find(_MISSING, first) if first >= 0 else -1
-        peer.cursor = first if first >= 0 else self._count
+        first = peer.next_wanted(self._leaves)
         if first < 0:
             return None
         count = 0
         for leaf in self._fitting(peer, first):
-            if self._state[leaf] != _MISSING or not peer.holds(leaf):
+            if not self._leaves.is_missing(leaf) or not peer.holds(leaf):
                 break
             count += 1
         return (first, count) if count else None
 
-    def _fitting(self, peer: _Peer, first: int) -> Iterator[int]:
+    def _fitting(self, peer: PeerState, first: int) -> Iterator[int]:
         """Leaves from `first` on, while they fit one request and the room that is left."""
-        limits, window = self._limits, peer.pace.window_bytes
+        limits = self._limits
+        window = max(peer.pace.window_bytes, 2 * self._size(first))
+        # Four requests to a window, so that answers and new requests overlap, and whole ones: what
+        # is asked for in crumbs is read and sent in crumbs.
+        request = min(limits.request_bytes, window // 4)
         room = min(window - peer.in_flight, limits.total_bytes - self._in_flight)
-        if room <= 0 and peer.asks:
+        if peer.asks and room < request:
             return
-        # A quarter of the window each, so that answers and new requests overlap.
-        room = min(room, limits.request_bytes, window // 4)
-        for leaf in range(first, min(self._count, first + MAX_COUNT)):
+        room = min(room, request)
+        for leaf in range(first, min(len(self._leaves), first + MAX_COUNT)):
             size = self._size(leaf)
             if leaf > first and size > room:  # the first goes through however large
                 return
             yield leaf
             room -= size
 
-    def _next_race(self, peer: _Peer, now: float) -> tuple[int, int] | None:
+    def _next_race(self, peer: PeerState, now: float) -> tuple[int, int] | None:
         """Leaves that the slowest peer owes and `peer`, with nothing to do, would bring sooner."""
         others = [other for other in self._peers.values() if other is not peer and other.asks]
-        if peer.asks or not others:
+        full = self._leaves.raced_bytes >= self._limits.race_bytes
+        if peer.asks or full or not others:
             return None
         slowest = max(others, key=lambda other: self._owes_seconds(other, now))
         for ask in reversed(slowest.asks):
@@ -329,11 +274,11 @@ class Planner:
             return run if self._owes_seconds(slowest, now) > 1.5 * needs + 0.05 else None
         return None
 
-    def _racing_run(self, peer: _Peer, ask: Ask) -> tuple[int, int] | None:
-        room = min(self._limits.race_bytes - self._race_bytes, self._limits.request_bytes)
+    def _racing_run(self, peer: PeerState, ask: Ask) -> tuple[int, int] | None:
+        room = min(self._limits.race_bytes - self._leaves.raced_bytes, self._limits.request_bytes)
         first, count = ask.next, 0
-        for leaf in range(ask.next, ask.end):
-            if self._state[leaf] == _ASKED and peer.holds(leaf):
+        for leaf in ask.rest:
+            if self._leaves.is_owed_by_one(leaf) and peer.holds(leaf):
                 room -= self._size(leaf)
                 if room < 0 and count:
                     break
@@ -342,9 +287,9 @@ class Planner:
                 break
             else:
                 first = leaf + 1
-        return (first, count) if count and self._race_bytes < self._limits.race_bytes else None
+        return (first, count) if count else None
 
-    def _owes_seconds(self, peer: _Peer, now: float) -> float:
+    def _owes_seconds(self, peer: PeerState, now: float) -> float:
         """How long `peer` will need for what it owes, going by its rate or else its silence."""
         silence = now - peer.pace.last_heard
         if not peer.pace.rate:
@@ -376,11 +321,7 @@ class Planner:
         found, _, leaf = self._advance(peer)
         found.pauses = 0
         found.pace.receive_leaf(self._size(leaf))
-        if self._state[leaf] >= _ARRIVED:
-            return False
-        self._settle(leaf, _ARRIVED)
-        self._arrived += 1
-        return True
+        return self._leaves.arrive(leaf)
 
     def leaf_refused(self, peer: PeerId) -> int:
         """Note that `peer` will not send the expected leaf: it is not asked for it again.
@@ -389,7 +330,7 @@ class Planner:
             The leaf.
         """
         found, ask, leaf = self._advance(peer)
-        self._without(found, leaf, leaf + 1)
+        found.note_lacking(leaf, leaf + 1, len(self._leaves))
         if not ask.abandoned:
             self._release(leaf)
         return leaf
@@ -409,32 +350,24 @@ class Planner:
             found.pauses += 1
             found.paused_until = now + min(0.25 * 2**found.pauses, 30.0)
         else:
-            self._without(found, ask.next, ask.end)
+            found.note_lacking(ask.next, ask.end, len(self._leaves))
 
     def leaf_verified(self, leaf: int) -> None:
         """Note that `leaf` matched its hash and is in its place. Who else owes it is cancelled."""
-        if self._state[leaf] == _VERIFIED:
-            return
-        doubtful = leaf in self._doubtful or self._state[leaf] != _ARRIVED
-        self._arrived -= self._state[leaf] == _ARRIVED
-        self._settle(leaf, _VERIFIED)
-        self._verified += 1
-        if doubtful:
+        if self._leaves.verify(leaf) and leaf in self._doubtful:
             self._doubtful.discard(leaf)
             self._cancel_losers(leaf)
 
     def leaf_wrong(self, leaf: int) -> None:
         """Note that an arrived leaf did not match its hash: it is asked for again."""
-        if self._state[leaf] == _ARRIVED:
-            self._arrived -= 1
-            self._settle(leaf, min(len(self._owing(leaf)), _RACED))
+        if self._leaves.reject(leaf, self._owing(leaf)):
+            self._note_missing(leaf)
 
     def mark_verified(self, first: int, count: int) -> None:
         """Take leaves that are here from before for verified. Before anything is asked."""
-        self._verified += count - self._state.count(_VERIFIED, first, first + count)
-        self._state[first : first + count] = bytes([_VERIFIED]) * count
+        self._leaves.mark_verified(first, count)
 
-    def _advance(self, peer: PeerId) -> tuple[_Peer, Ask, int]:
+    def _advance(self, peer: PeerId) -> tuple[PeerState, Ask, int]:
         found = self._peers[peer]
         ask = found.asks[0]
         leaf = ask.next
@@ -444,47 +377,35 @@ class Planner:
         self._in_flight -= size
         return found, ask, leaf
 
-    def _settle(self, leaf: int, state: int) -> None:
-        self._race_bytes += self._size(leaf) * ((state == _RACED) - (self._state[leaf] == _RACED))
-        self._state[leaf] = state
-        if state == _MISSING:
-            for peer in self._peers.values():
-                peer.cursor = min(peer.cursor, leaf)
-
     def _release(self, leaf: int) -> None:
         """One peer less owes `leaf`."""
-        if self._state[leaf] in (_ASKED, _RACED):
-            self._settle(leaf, self._state[leaf] - 1)
+        if self._leaves.release(leaf):
+            self._note_missing(leaf)
 
-    def _forget(self, peer: _Peer, ask: Ask) -> None:
+    def _note_missing(self, leaf: int) -> None:
+        for peer in self._peers.values():
+            peer.cursor = min(peer.cursor, leaf)
+
+    def _forget(self, peer: PeerState, ask: Ask) -> None:
         """Give free what is left of a request that is not answered any more."""
         if not ask.abandoned:
-            for leaf in range(ask.next, ask.end):
+            for leaf in ask.rest:
                 self._release(leaf)
         size = self._bytes(ask.next, ask.end)
         peer.in_flight -= size
         self._in_flight -= size
 
-    def _without(self, peer: _Peer, first: int, end: int) -> None:
-        if peer.have is None:
-            peer.have = bytearray(b"\1") * self._count
-        peer.have[first:end] = bytes(end - first)
-
-    def _owing(self, leaf: int) -> list[tuple[_Peer, Ask]]:
-        return [
-            (peer, ask)
-            for peer in self._peers.values()
-            for ask in peer.asks
-            if ask.next <= leaf < ask.end and not ask.abandoned
-        ]
+    def _owing(self, leaf: int) -> int:
+        """How many peers owe `leaf`."""
+        asks = (ask for peer in self._peers.values() for ask in peer.asks)
+        return sum(ask.next <= leaf < ask.end and not ask.abandoned for ask in asks)
 
     def _cancel_losers(self, leaf: int) -> None:
         for peer in self._peers.values():
             for ask in peer.asks:
                 if ask.cancelled or not ask.next <= leaf < ask.end:
                     continue
-                rest = range(ask.next, ask.end)
-                ask.cancelled = all(self._state[other] >= _ARRIVED for other in rest)
+                ask.cancelled = all(map(self._leaves.is_here, ask.rest))
                 if ask.cancelled:
                     self._events.append(CancelAsk(peer.id, ask.id))
 
@@ -497,7 +418,7 @@ class Planner:
         """When to call `handle_timeout`, on the clock of `now`; infinity: no need as things are."""
         return min(map(self._deadline, self._peers.values()), default=math.inf)
 
-    def _deadline(self, peer: _Peer) -> float:
+    def _deadline(self, peer: PeerState) -> float:
         if peer.paused_until:
             return peer.paused_until
         if not peer.asks:
@@ -524,11 +445,11 @@ class Planner:
                 self._stall(peer)
                 self._events.append(PeerStalled(peer.id, silence))
 
-    def _stall(self, peer: _Peer) -> None:
+    def _stall(self, peer: PeerState) -> None:
         for ask in peer.asks:
-            self._doubtful.update(range(ask.next, ask.end))
+            self._doubtful.update(ask.rest)
             if not ask.abandoned:
-                for leaf in range(ask.next, ask.end):
+                for leaf in ask.rest:
                     self._release(leaf)
             ask.abandoned = True
         peer.stalled = True

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from lattica.transport import Stream
 
     from ._events import LeafMismatch
-    from ._planner import Ask
+    from ._peer_state import Ask
     from ._stages import Stage
 
 _POOLED_BYTES = 64 << 10  # memory for leaves from this size on is used again

@@ -14,8 +14,8 @@ from hypothesis import given, settings, strategies as st
 
 from lattica.content._messages import Status
 from lattica.content._pace import PaceLimits
+from lattica.content._peer_state import Ask
 from lattica.content._planner import (
-    Ask,
     CancelAsk,
     PeerReady,
     PeerSilent,
