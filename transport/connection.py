@@ -57,6 +57,9 @@ if TYPE_CHECKING:
     from .yamux import CreditLedger, Event, Substream
 
 _log = logging.getLogger(__name__)
+# Frames taken in before other tasks get their turn. Half a megabyte of plaintext is a dozen frames
+# from a friend, and may be 40 000 from somebody else.
+_YIELD_FRAMES = 1000
 _LINK_ERRORS = (LatticaError, trio.BrokenResourceError, trio.ClosedResourceError)
 
 
@@ -220,6 +223,7 @@ class Connection:
                 await self._say_goodbye()
             self._channel.close()
             self._session.lose()
+            self._negotiating.clear()
             self.closed.set()
 
     async def _guard(self, pump: Callable[[], Awaitable[None]]) -> None:
@@ -230,39 +234,45 @@ class Connection:
             self._fail(error)
 
     async def _receive(self) -> None:
-        self._feed(self._received)
-        self._received = ()
+        pieces, self._received = self._received, ()
+        session = self._session
         while True:
+            now, frames = trio.current_time(), session.frames_received
+            for piece in pieces:
+                if session.frames_received - frames > _YIELD_FRAMES:
+                    frames = session.frames_received
+                    self._report(now)
+                    await trio.lowlevel.checkpoint()
+                try:
+                    session.receive(piece, now)
+                except YamuxError:
+                    self._report(now)
+                    raise
+            self._report(now)
             pieces = await self._channel.receive()
             if not pieces:
-                self._session.receive_eof()
+                session.receive_eof()
                 raise ConnectionLost("the peer closed it", peer=self.peer)
-            self._feed(pieces)
 
-    def _feed(self, pieces: Sequence[bytes | memoryview]) -> None:
-        now = trio.current_time()
-        session = self._session
-        try:
-            for piece in pieces:
-                session.receive(piece, now)
-        finally:
-            for event in session.events():
-                self._handle(event, now)
+    def _report(self, now: float) -> None:
+        for event in self._session.events():
+            self._handle(event, now)
         self._outbound.kick()
         self._close_if_done()
 
     def _handle(self, event: Event, now: float) -> None:
+        # A stream that an earlier event made us close has no owner any more.
         match event:
-            case Readable(stream) | Ended(stream):
+            case Readable(stream) | Ended(stream) if stream.owner is not None:
                 stream.owner._on_readable()
-            case Writable(stream):
+            case Writable(stream) if stream.owner is not None:
                 stream.owner._on_writable()
+            case Reset(stream) if stream.owner is not None:
+                stream.owner._on_reset()
             case Opened(stream):
                 stream.owner = _Inbound(self, stream)
                 self._negotiating[stream] = now + self._limits.negotiation_timeout_s
                 self._set_alarm()
-            case Reset(stream):
-                stream.owner._on_reset()
             case GoneAway(code) if code != GoAwayCode.NORMAL:
                 self._fail(ConnectionLost(f"the peer ended it with code {code}", peer=self.peer))
 
@@ -298,7 +308,7 @@ class Connection:
         del self._negotiating[substream]
         if self._serving >= self._limits.streams_per_connection:
             # Streams that were reset are not counted any more, but their handlers may still run.
-            self._session.reset(substream)
+            self._reset_substream(substream)
             return
         self._serving += 1
         stream = substream.owner = Stream(self, substream, protocol)
@@ -342,12 +352,14 @@ class Connection:
 
     def _close_substream(self, substream: Substream) -> None:
         self._session.close(substream, trio.current_time())
+        substream.owner = None  # which refers to it: so both are freed without the collector
         self._outbound.kick()
         self._set_alarm()
         self._close_if_done()
 
     def _reset_substream(self, substream: Substream) -> None:
         self._session.reset(substream)
+        substream.owner = None
         self._outbound.kick()
         self._close_if_done()
 
@@ -430,8 +442,7 @@ class _Inbound:
         pass
 
     def _on_reset(self) -> None:
-        self._connection._negotiating.pop(self._substream, None)
-        self._substream.discard()
+        self._connection._refuse(self._substream, "the peer reset it")
 
     def _wake(self) -> None:
         pass

@@ -245,6 +245,25 @@ async def test_a_reader_that_stops_stops_nobody_else(pair: Pair) -> None:
         nursery.cancel_scope.cancel()
 
 
+async def test_a_flood_of_frames_lets_other_tasks_run(pair: Pair) -> None:
+    flood = [frame(1, 0, 1, 0) * 2000] * 20
+    ticks = 0
+
+    async def receive() -> list[bytes | memoryview]:
+        if not flood:
+            await trio.sleep_forever()
+        await trio.lowlevel.checkpoint()
+        pieces, flood[:] = list(flood), []
+        return pieces
+
+    pair.channels[0].receive = receive  # type: ignore[method-assign]
+    await pair.channels[1].send([frame(2, 1, 0, 0)])  # so that it is looked at
+    while pair.near._session.frames_received < 40_000:
+        ticks += 1
+        await trio.lowlevel.checkpoint()
+    assert ticks >= 19
+
+
 async def test_200_streams_are_open_at_once_and_all_answer(pair: Pair) -> None:
     async with trio.open_nursery() as nursery:
 

@@ -2,11 +2,18 @@
 
 Whatever arrives is a sign of life; a ping only makes sure that something does. So a peer that is
 busy sending, and answers late or never, is not given up.
+
+What counts about the round trip is the path, not the queues on it, since windows are sized by it.
+So the first pings follow each other quickly, while the link is hardly used, a better sample is
+believed at once, and a worse one only by and by.
 """
 
 from __future__ import annotations
 
 from ._frames import PeerSilent
+
+_EARLY_PINGS, _EARLY_INTERVAL_S = 3, 1.0
+_RISE = 8  # a worse sample moves the estimate by this part of the difference
 
 
 class Pulse:
@@ -40,7 +47,11 @@ class Pulse:
         if self._asked_at is not None:
             return None
         self._nonce = (self._nonce + 1) & 0xFFFFFFFF
-        self._asked_at, self._next_at = now, now + self._interval_s
+        early = self._nonce < _EARLY_PINGS
+        self._asked_at = now
+        self._next_at = now + (
+            min(_EARLY_INTERVAL_S, self._interval_s) if early else self._interval_s
+        )
         return self._nonce
 
     def answered(self, nonce: int, now: float) -> float | None:
@@ -48,9 +59,8 @@ class Pulse:
         if self._asked_at is None or nonce != self._nonce:
             return None
         sample, self._asked_at = now - self._asked_at, None
-        # The path is what counts, not the queue in front of it: better news is taken at once.
         known = sample if self.rtt_s is None else self.rtt_s
-        self.rtt_s = min(sample, known + (sample - known) / 4)
+        self.rtt_s = min(sample, known + (sample - known) / _RISE)
         return sample
 
     def next_timeout(self) -> float:

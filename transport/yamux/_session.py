@@ -74,6 +74,7 @@ class Session:
     """One end of a multiplexed connection.
 
     Attributes:
+        frames_received: how many headers were read so far.
         queued_bytes: control frames that wait for `take_control`, credit and pongs not counted.
     """
 
@@ -95,6 +96,7 @@ class Session:
         self._answers = 0
         self.queued_bytes = 0
         # Inbound: a header that is cut, and the body that is arriving
+        self.frames_received = 0
         self._head = bytearray()
         self._body_left = 0
         self._body_stream: Substream | None = None
@@ -173,6 +175,7 @@ class Session:
     def _receive_header(
         self, now: float, version: int, kind: int, flags: int, stream_id: int, value: int
     ) -> None:
+        self.frames_received += 1
         if version != 0:
             raise FrameError(f"yamux version {version}, expected 0")
         if kind > _GO_AWAY:
