@@ -11,7 +11,8 @@ import contextlib
 import threading
 from concurrent.futures import Future
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 import trio
 
@@ -102,14 +103,20 @@ class Node:
         async with self._open() as node, private_nursery() as nursery:
             calls = _Calls(node, nursery)
             ready.set_result(calls)
-            await calls.stopped.wait()
+            try:
+                await calls.stopped.wait()
+            finally:
+                calls.stopped.set()  # however it ends, nothing begins any more
             nursery.cancel_scope.cancel()
 
     def _call(self, function: Callable[[AsyncNode], Awaitable[_T]]) -> _T:
         _refuse_inside_event_loop()
+        return self._running().call(function)
+
+    def _running(self) -> _Calls:
         if self._calls is None:
             raise NodeClosed("the node is not running")
-        return self._calls.call(function)
+        return self._calls
 
     def _now(self, function: Callable[[AsyncNode], _T]) -> _T:
         async def call(node: AsyncNode) -> _T:
@@ -207,24 +214,27 @@ class Node:
     @contextlib.contextmanager
     def subscribe(self, topic: str) -> Iterator[Iterator[Message]]:
         """Subscribe to a topic: `with node.subscribe(t) as messages: for message in messages`."""
-        opened: Future[Subscription] = Future()
+        opened: SimpleQueue[Subscription | None] = SimpleQueue()
         done = trio.Event()
 
         async def hold(node: AsyncNode) -> None:
-            async with node.subscribe(topic) as subscription:
-                opened.set_result(subscription)
-                await done.wait()
+            try:
+                async with node.subscribe(topic) as subscription:
+                    opened.put(subscription)
+                    await done.wait()
+            finally:
+                opened.put(None)  # whoever still waits for it learns that it has failed
 
-        if self._calls is None:
-            raise NodeClosed("the node is not running")
-        held = self._calls.start(hold)
-        held.add_done_callback(lambda ended: _pass_on_error(ended, opened))
-        subscription = opened.result()
+        calls = self._running()
+        held = _Call(hold)
+        calls.begin(held)
+        subscription = opened.get()
         try:
-            yield self._messages(subscription)
+            if subscription is not None:
+                yield self._messages(subscription)
         finally:
             self._now(lambda _node: done.set())
-            held.result()
+            held.wait()
 
     def _messages(self, subscription: Subscription) -> Iterator[Message]:
         async def following(_node: AsyncNode) -> Message:
@@ -254,6 +264,42 @@ class Node:
             self._call(lambda node: node.serve_forever())
 
 
+class _Call(Generic[_T]):
+    """One call on its way to the node's loop, and what came of it.
+
+    What came of it travels through a SimpleQueue: Ctrl-C may interrupt the waiting at any point,
+    and a Future's locks, taken in Python code, could then stay locked.
+    """
+
+    def __init__(self, function: Callable[[AsyncNode], Awaitable[_T]]) -> None:
+        self.function = function
+        self.scope = trio.CancelScope()
+        self.begun = self.given_up = False
+        self._done: SimpleQueue[None] = SimpleQueue()
+        self._result: list[_T] = []
+        self._error: Exception = NodeClosed("the node stopped before the call was done")
+
+    async def carry_out(self, node: AsyncNode) -> None:
+        try:
+            with self.scope:
+                self._result.append(await self.function(node))
+        except Exception as error:  # noqa: BLE001  # it is the caller's, and raised over there
+            self._error = error
+        finally:
+            self.settle()
+
+    def settle(self) -> None:
+        """Let `wait` return."""
+        self._done.put(None)
+
+    def wait(self) -> _T:
+        """Wait until the call is settled, and return or raise what came of it."""
+        self._done.get()
+        if self._result:
+            return self._result[0]
+        raise self._error
+
+
 class _Calls:
     """Hands calls from other threads to the node's loop."""
 
@@ -263,66 +309,52 @@ class _Calls:
         self.stopped = trio.Event()
 
     def call(self, function: Callable[[AsyncNode], Awaitable[_T]]) -> _T:
-        scope = trio.CancelScope()
-        outcome = self.start(function, scope)
+        call = _Call(function)
         try:
-            return outcome.result()
-        except BaseException:
-            # Ctrl-C: the call over there must not go on unseen, and has to end before we do.
-            if not outcome.done():
-                self._token.run_sync_soon(scope.cancel)
-                with contextlib.suppress(BaseException):
-                    outcome.result()
+            self.begin(call)
+            return call.wait()
+        except KeyboardInterrupt:
+            # The call must not begin any more, or must have ended before we do.
+            if self._soon(lambda: self._give_up(call)):
+                with contextlib.suppress(Exception):
+                    call.wait()
             raise
 
-    def start(
-        self, function: Callable[[AsyncNode], Awaitable[_T]], scope: trio.CancelScope | None = None
-    ) -> Future[_T]:
-        outcome: Future[_T] = Future()
-        within = scope or trio.CancelScope()
-
-        def begin() -> None:
-            self._nursery.start_soon(self._carry_out, function, within, outcome)
-
-        try:
-            self._token.run_sync_soon(begin)
-        except trio.RunFinishedError:
-            raise NodeClosed("the node has stopped") from None
-        return outcome
-
-    async def _carry_out(
-        self,
-        function: Callable[[AsyncNode], Awaitable[_T]],
-        scope: trio.CancelScope,
-        outcome: Future[_T],
-    ) -> None:
-        try:
-            with scope:
-                outcome.set_result(await function(self._node))
-        except BaseException as error:
-            if isinstance(error, trio.Cancelled):
-                outcome.set_exception(NodeClosed("the node stopped before the call was done"))
-                raise
-            outcome.set_exception(error)
-            if not isinstance(error, Exception):
-                raise
-        else:
-            if not outcome.done():
-                outcome.set_exception(NodeClosed("the call was cancelled"))
+    def begin(self, call: _Call[_T]) -> None:
+        """Start a call; `call.wait` gives what comes of it. Raises NodeClosed."""
+        if not self._soon(lambda: self._begin(call)):
+            raise NodeClosed("the node has stopped")
 
     def stop(self) -> None:
-        with contextlib.suppress(trio.RunFinishedError):
-            self._token.run_sync_soon(self.stopped.set)
+        self._soon(self.stopped.set)
+
+    def _soon(self, function: Callable[[], object]) -> bool:
+        try:
+            self._token.run_sync_soon(function)
+        except trio.RunFinishedError:
+            return False
+        return True
+
+    # in the node's thread
+
+    def _begin(self, call: _Call[_T]) -> None:
+        if self.stopped.is_set():
+            call.settle()  # the nursery may be closed by now
+        elif not call.given_up:
+            call.begun = True
+            self._nursery.start_soon(call.carry_out, self._node)
+
+    def _give_up(self, call: _Call[_T]) -> None:
+        call.given_up = True
+        if call.begun:
+            call.scope.cancel()
+        else:
+            call.settle()
 
 
 def _stop_if_started(ready: Future[_Calls]) -> None:
     if ready.exception() is None:
         ready.result().stop()
-
-
-def _pass_on_error(ended: Future[None], waiting: Future[Any]) -> None:
-    if not waiting.done():
-        waiting.set_exception(ended.exception() or NodeClosed("the node has stopped"))
 
 
 @contextlib.contextmanager

@@ -149,8 +149,12 @@ def test_ctrl_c_cancels_the_call_in_the_node(tmp_path: Path) -> None:
         finally:
             cancelled.set()
 
+    main = threading.get_ident()
+
     def press_ctrl_c() -> None:
         begun.wait()
+        while sys._current_frames()[main].f_code.co_name != "wait":
+            pass  # until the main thread waits for the call's end
         os.kill(os.getpid(), signal.SIGINT)
 
     with lattica.Node(tmp_path / "a", **LOCAL) as node:
