@@ -304,10 +304,10 @@ class Conversation:
                 try:
                     if piece.end or piece.request.id not in self._cancelled:
                         await self._send(piece.views)
+                        for size in piece.leaf_sizes:
+                            self._library.stats.sent(self._stream.peer, size)
                 finally:
                     piece.release()
-                for size in piece.leaf_sizes:
-                    self._library.stats.sent(self._stream.peer, size)
                 if piece.end:
                     self._unanswered -= 1
                     self._cancelled.discard(piece.request.id)

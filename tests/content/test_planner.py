@@ -8,13 +8,13 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given, settings, strategies as st
 
 from lattica.content._messages import Status
 from lattica.content._pace import PaceLimits
-from lattica.content._peer_state import Ask
 from lattica.content._planner import (
     CancelAsk,
     PeerReady,
@@ -24,6 +24,9 @@ from lattica.content._planner import (
     PlannerLimits,
 )
 from lattica.identity import PeerId
+
+if TYPE_CHECKING:
+    from lattica.content._peer_state import Ask
 
 KIB = 1024
 LEAF = 256 * KIB
