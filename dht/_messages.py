@@ -27,6 +27,7 @@ MAX_VALUE = 128 << 10  # bytes of a record's value
 MAX_PEERS = 40  # peers read of each list in a message; twice what a well-behaved peer sends
 MAX_ADDRESSES = 16  # addresses read of one peer
 MAX_ADDRESS = 256  # bytes of one address; a relayed WebTransport address has about 200
+MAX_PEER_ID = 256  # bytes; the longest multihash that a peer ID may be has 130
 
 
 class MessageError(CodecError):
@@ -206,10 +207,19 @@ def _decode_record(data: bytes) -> Record:
     return Record(key, value, received_at)
 
 
-# The same few peers come again in every answer of a lookup, and reading an address takes 10 µs.
-# Both caches hold small immutable values: at most 4096 of 256 bytes, and their text forms.
-@functools.lru_cache(maxsize=4096)
 def _peer_id(raw: bytes) -> PeerId | None:
+    return _read_peer_id(raw) if len(raw) <= MAX_PEER_ID else None
+
+
+def _address(raw: bytes, peer: PeerId) -> Multiaddr | None:
+    return _read_address(raw, peer) if len(raw) <= MAX_ADDRESS else None
+
+
+# The same few peers come again in every answer of a lookup, and reading an address takes 10 µs.
+# Caches keep what they were asked, so the sizes above are checked before: each holds at most 4096
+# small immutable values and what they were read from.
+@functools.lru_cache(maxsize=4096)
+def _read_peer_id(raw: bytes) -> PeerId | None:
     try:
         return PeerId.from_bytes(raw)
     except CodecError:
@@ -217,10 +227,8 @@ def _peer_id(raw: bytes) -> PeerId | None:
 
 
 @functools.lru_cache(maxsize=4096)
-def _address(raw: bytes, peer: PeerId) -> Multiaddr | None:
+def _read_address(raw: bytes, peer: PeerId) -> Multiaddr | None:
     # Addresses travel without the `/p2p/…` of the peer they belong to, but some peers leave it on.
-    if len(raw) > MAX_ADDRESS:
-        return None
     try:
         address = Multiaddr.from_bytes(raw)
         named = address.peer_id

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import tracemalloc
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -158,6 +159,27 @@ def test_peers_and_addresses_beyond_the_bounds_are_left_out() -> None:
         encode(Message(MessageType.FIND_NODE, b"key", closer=(some_peer(1, addresses=99),)))
     ).closer
     assert len(talker.info.addresses) == MAX_ADDRESSES
+
+
+def test_nothing_is_kept_of_peer_ids_and_addresses_that_are_too_long() -> None:
+    peer = some_peer(1).info.peer
+
+    def read(number: int) -> None:
+        long = number.to_bytes(4, "big") + bytes(100_000)
+        peers = ([(1, long)], [(1, peer.raw), (2, long)])
+        for fields in peers:
+            told = _protobuf.encode([(1, 4), (2, b"key"), (8, _protobuf.encode(fields))])
+            assert all(not found.info.addresses for found in decode(told).closer)
+
+    read(0)
+    tracemalloc.start()
+    try:
+        for number in range(1, 21):
+            read(number)
+        kept_bytes, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept_bytes < 200_000
 
 
 def test_an_answer_is_cut_to_what_every_implementation_reads() -> None:
