@@ -109,7 +109,7 @@ class Client:
         news = trio.Event()
 
         async def ask(peer: PeerInfo) -> None:
-            with trio.CancelScope() as requests[peer.peer]:
+            with requests[peer.peer]:
                 answer = await self.ask(peer, request)
                 now = trio.current_time()
                 if isinstance(answer, str):
@@ -125,6 +125,9 @@ class Client:
             ends_at = trio.current_time() + LOOKUP_SECONDS
             while True:
                 for peer in lookup.next_requests(trio.current_time()):
+                    # Here, not in `ask`: a process that stood still may find a request late before
+                    # its task has run at all.
+                    requests[peer.peer] = trio.CancelScope()
                     nursery.start_soon(ask, peer)
                 if lookup.finished:
                     break

@@ -14,6 +14,7 @@ import trio
 from lattica import _varint
 from lattica.dht._client import LOOKUPS
 from lattica.dht._keys import position, shared_bits
+from lattica.dht._lookup import Lookup
 from lattica.dht._messages import (
     MAX_MESSAGE,
     Message,
@@ -435,6 +436,25 @@ async def test_cancelling_leaves_nothing_behind(
         assert len(await nodes[1].dht.closest_peers(b"key")) == 3
     await trio.sleep(20.0)  # what was cancelled before anybody was told is announced by now
     assert [node.dht.status().records for node in nodes] == [1, 0, 1, 1]
+
+
+async def test_a_lookup_survives_that_the_process_stood_still(
+    autojump_clock: MockClock, swarm: Swarm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodes = await swarm.start_many(3)
+    ask_whom = Lookup.next_requests
+
+    def stand_still(lookup: Lookup, now: float) -> list[PeerInfo]:
+        requests = ask_whom(lookup, now)
+        if requests:
+            autojump_clock.jump(30.0)  # longer than any request may take
+        return requests
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Lookup, "next_requests", stand_still)
+        for number in range(10):  # who runs first is chance
+            await nodes[1].dht.closest_peers(bytes([number, 1]))
+    assert len(await nodes[1].dht.closest_peers(KEY)) == 2
 
 
 # Bounds of what a node does itself.
