@@ -194,8 +194,8 @@ class Stream(trio.abc.HalfCloseableStream):
                 size = await self.connection._send_some(self._substream, view)
                 view = view[size:]
             else:
-                await self._writer.wait()
                 self._check_sending()
+                await self._writer.wait()
 
     # Receiving
 
@@ -358,6 +358,7 @@ class Stream(trio.abc.HalfCloseableStream):
                 error.peer = self.peer
                 self._refusal, self._negotiation = error, None
                 self.connection._reset_substream(self._substream)
+                self._writer.wake()  # nothing else would any more
                 return
             if reply:
                 self.connection._send_soon(self._substream, reply)
