@@ -5,13 +5,11 @@ from __future__ import annotations
 import random
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 import trio
 
-from lattica.cid import CID
 from lattica.content import (
     Exchange,
     ExchangeLimits,
@@ -27,6 +25,9 @@ from lattica.transport import MemoryNetwork, Mesh, PeerInfo
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
+
+    from lattica.cid import CID
 
 _T = TypeVar("_T")
 
