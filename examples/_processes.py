@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 MIB = 1 << 20
@@ -27,18 +27,24 @@ class LatticaProcess:
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
 
-    def wait_for(self, name: str) -> dict[str, Any]:
-        """Return the next event called `name`. Raises RuntimeError if the command ends before."""
+    def wait_for(
+        self, name: str, on_progress: Callable[[dict[str, Any]], None] | None = None
+    ) -> dict[str, Any]:
+        """Return the next event called `name`; pass `progress` on that comes before.
+
+        Raises:
+            SystemExit: the command ended before; the message is its error.
+        """
         assert self._process.stdout is not None
         for line in self._process.stdout:
             event: dict[str, Any] = json.loads(line)
             if event["event"] == name:
                 return event
-        raise RuntimeError(f"lattica ended, with status {self._process.wait()}, before `{name}`")
-
-    def wait(self) -> int:
-        """Wait for the command to end and return its status."""
-        return self._process.wait()
+            if event["event"] == "progress" and on_progress is not None:
+                on_progress(event)
+            elif event["event"] == "error":
+                raise SystemExit(f"lattica: {event['message']}")
+        raise SystemExit(f"lattica ended, with status {self._process.wait()}, before `{name}`")
 
     def stop(self) -> None:
         """End the command as Ctrl-C does, and wait until it has said goodbye."""
@@ -71,23 +77,12 @@ def lattica(home: Path, command: str, *arguments: str) -> Iterator[LatticaProces
         process.stdout.close()
 
 
-def run_lattica(home: Path, command: str, *arguments: str) -> dict[str, Any]:
-    """Run `lattica <command>` to its end, its progress shown, and return its result.
-
-    Raises:
-        SystemExit: it failed; it has said why.
-    """
-    finished = subprocess.run(
-        [sys.executable, "-P", "-m", "lattica", command, *arguments, "--json"],
-        env=_environment(home),
-        stdout=subprocess.PIPE,
-        text=True,
-        check=False,
-    )
-    if finished.returncode != 0:
-        raise SystemExit(finished.returncode)
-    result: dict[str, Any] = json.loads(finished.stdout)
-    return result
+def peer_of(home: Path) -> str:
+    """Return the peer ID of the node on `home`."""
+    command = [sys.executable, "-P", "-m", "lattica", "id", "--json"]
+    finished = subprocess.run(command, env=_environment(home), stdout=subprocess.PIPE, check=True)
+    peer: str = json.loads(finished.stdout)["peer"]
+    return peer
 
 
 def _environment(home: Path) -> dict[str, str]:

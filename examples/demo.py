@@ -11,9 +11,11 @@ import argparse
 import filecmp
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
-from _processes import LOCAL, MIB, lattica, make_checkpoint, run_lattica
+from _processes import LOCAL, MIB, lattica, make_checkpoint
 
 from lattica.content import build
 from lattica.models import cut_file
@@ -25,7 +27,10 @@ def main() -> None:
     parser.add_argument("--mib", type=int, default=256, help="size of the file, in MiB")
     parser.add_argument("--folder", type=Path, help="where to work, instead of a temporary folder")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="lattica-demo-", dir=options.folder) as folder:
+    with (
+        suppress(KeyboardInterrupt),
+        tempfile.TemporaryDirectory(prefix="lattica-demo-", dir=options.folder) as folder,
+    ):
         demo(Path(folder), options.mib * MIB)
 
 
@@ -49,7 +54,9 @@ def demo(folder: Path, size: int) -> None:
             )
             say("another process gets that CID; it knows the bootstrap node and nothing else")
             getting = time.monotonic()
-            done = run_lattica(folder / "getter", "get", shared["cid"], "-o", str(copy), *join)
+            get = ("get", shared["cid"], "-o", str(copy), *join)
+            with lattica(folder / "getter", *get) as getter:
+                done = getter.wait_for("done", Steps())
             seconds = time.monotonic() - getting
 
     say(f"fetched in {done['seconds']:.2f} s: {size / done['seconds'] / 1e6:.0f} MB/s, verified")
@@ -59,6 +66,20 @@ def demo(folder: Path, size: int) -> None:
     check("hashed again, the copy has the same CID", str(again) == shared["cid"])
     check("all of it came from the sharer", done["received_bytes"] == size)
     say(f"done in {time.monotonic() - started:.1f} s; everything it wrote is removed")
+
+
+class Steps:
+    """Prints progress, a line for each fifth that is verified."""
+
+    def __init__(self) -> None:
+        self._next = 0.2
+
+    def __call__(self, report: dict[str, Any]) -> None:
+        """Take a progress report of the getter."""
+        done, total = report["done_bytes"], report["total_bytes"]
+        while total and done >= self._next * total:
+            say(f"   verified {done / 1e6:.0f} of {total / 1e6:.0f} MB")
+            self._next = done // (total / 5) / 5 + 0.2
 
 
 def say(text: str) -> None:

@@ -17,7 +17,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from _processes import LOCAL, MIB, lattica, make_checkpoint, run_lattica
+from _processes import LOCAL, MIB, lattica, make_checkpoint, peer_of
 
 
 def main() -> None:
@@ -39,7 +39,7 @@ def mesh_share(folder: Path, size: int) -> None:
 
         first = later.enter_context(lattica(folder / "first", "share", str(source), *join))
         shared = first.wait_for("shared")
-        names = {_peer_of(folder / "first"): "first"}
+        names = {peer_of(folder / "first"): "first"}
         print(f"{source.name}: {size / 1e6:.0f} MB, {shared['segments']} segments")
         print(f"shared by the first as {shared['cid']}\n")
 
@@ -48,7 +48,7 @@ def mesh_share(folder: Path, size: int) -> None:
             done = _get_and_serve(later, folder, name, shared["cid"], join)
             _print_row(name, done, names)
             total += _checked(source, folder, name, done)
-            names[_peer_of(folder / name)] = name
+            names[peer_of(folder / name)] = name
 
         first.stop()
         print("\nthe first, where it came from, is gone")
@@ -69,12 +69,6 @@ def _get_and_serve(
     target = str(folder / f"{name}.safetensors")
     peer = later.enter_context(lattica(folder / name, "get", cid, "-o", target, "--serve", *join))
     return peer.wait_for("done")
-
-
-def _peer_of(home: Path) -> str:
-    """The peer ID of the node on `home`."""
-    peer: str = run_lattica(home, "id")["peer"]
-    return peer
 
 
 def _print_row(name: str, done: dict[str, Any], names: dict[str, str]) -> None:
