@@ -199,7 +199,7 @@ def share(
             _show.shared(session.output, result)
             return
 
-        async def work(node: AsyncNode) -> None:
+        async def share_it(node: AsyncNode) -> None:
             from ._foreground import carry_out
 
             await node.join_swarm(session.config.text("swarm"))
@@ -207,9 +207,8 @@ def share(
                 result = await carry_out(node, request, update)
             _show.shared(session.output, result)
             session.output.say("serving it until Ctrl-C")
-            await node.serve_forever()
 
-        _run_until_stopped(session, work)
+        _run_until_stopped(session, share_it)
 
 
 @app.command()
@@ -435,22 +434,32 @@ def show_config(
 def _serve(
     session: Session, announce: Callable[[Output, dict[str, Any]], None], *, join_swarm: bool
 ) -> None:
-    async def work(node: AsyncNode) -> None:
+    async def come_up(node: AsyncNode) -> None:
         if join_swarm:
             await node.join_swarm(session.config.text("swarm"))
         announce(session.output, node.status().to_json())
-        await node.serve_forever()
 
-    _run_until_stopped(session, work)
+    _run_until_stopped(session, come_up)
 
 
-def _run_until_stopped(session: Session, work: Callable[[AsyncNode], Awaitable[None]]) -> None:
+def _run_until_stopped(session: Session, begin: Callable[[AsyncNode], Awaitable[None]]) -> None:
+    """Run a node that serves; being told to stop is its proper end, once it has begun."""
     from ._foreground import Interrupted, run_node
+
+    begun = False
+
+    async def work(node: AsyncNode) -> None:
+        nonlocal begun
+        await begin(node)
+        begun = True
+        await node.serve_forever()
 
     try:
         run_node(session.node_options, work)
     except Interrupted:
         session.output.say("stopped")
+        if not begun:
+            raise SystemExit(EXIT_INTERRUPTED) from None
 
 
 def _say_how_to_resume(output: Output) -> None:

@@ -232,3 +232,14 @@ def test_a_debug_log_of_a_whole_run_holds_no_key(shell: Shell) -> None:
         for text in (log, got.stderr, got.stdout):
             assert seed.hex() not in text
             assert repr(seed)[2:-1] not in text
+
+
+def test_a_share_that_is_stopped_before_it_serves_was_interrupted(shell: Shell) -> None:
+    source = shell.folder / "big.bin"
+    with source.open("wb") as file:
+        file.truncate(20_000_000_000)  # sparse: it takes seconds to hash and no room
+    with shell.running("one", "share", str(source), *LOCAL, "--json-lines") as sharer:
+        while json.loads(line_of(sharer))["event"] != "progress":
+            pass
+        sharer.send_signal(signal.SIGINT)
+        assert sharer.wait(TIMEOUT_S) == 130
