@@ -5,14 +5,12 @@ a `Directory`, which stands for the mesh and its address book. `answer` takes on
 the message to send back, or None where the protocol has no answer (spec/dht.md §4.2).
 
 Two rules protect others from us, and us from being used. Only the sender of `ADD_PROVIDER` can be
-its subject. And of the addresses that we know, a peer is told those that mean something where it
-is: a stranger on the internet can do nothing with our neighbours' private addresses.
+its subject. And addresses are told, and believed, only where both ends mean the same by them: a
+stranger on the internet can do nothing with our neighbours' private addresses, nor we with his.
 """
 
 from __future__ import annotations
 
-import enum
-import functools
 from typing import TYPE_CHECKING, Protocol
 
 from lattica.errors import CodecError, Refused
@@ -30,6 +28,7 @@ from ._messages import (
     fit,
 )
 from ._providers import MAX_PROVIDER_KEY
+from ._reach import leads_there
 
 if TYPE_CHECKING:
     import random
@@ -97,7 +96,7 @@ class Responder:
             case MessageType.PUT_VALUE:
                 raise ValuesRefused(f"{sender} wants a value kept", peer=sender)
             case MessageType.ADD_PROVIDER:
-                self._add_provider(request, sender, now)
+                self._add_provider(request, sender, address, now)
                 return None
             case MessageType.FIND_NODE:
                 peers = self._closer(request, sender, address, exact=True)
@@ -157,7 +156,9 @@ class Responder:
         for peer in found:
             yield self._describe(peer, address)
 
-    def _add_provider(self, request: Message, sender: PeerId, now: float) -> None:
+    def _add_provider(
+        self, request: Message, sender: PeerId, address: Multiaddr, now: float
+    ) -> None:
         if not 1 <= len(request.key) <= MAX_PROVIDER_KEY:
             raise MessageError(
                 f"a provider key of {len(request.key)} bytes, expected 1 to {MAX_PROVIDER_KEY}",
@@ -165,36 +166,14 @@ class Responder:
             )
         for peer in request.providers:
             if peer.info.peer == sender:
-                self._directory.learn(sender, peer.info.addresses)
+                told = peer.info.addresses
+                self._directory.learn(sender, [each for each in told if leads_there(each, address)])
                 self._store.add(request.key, sender, now=now)
                 return
 
     def _describe(self, peer: PeerId, asker: Multiaddr) -> Peer:
         known = self._directory.addresses(peer)
-        addresses = tuple(address for address in known if _means_something(address, asker))
+        addresses = tuple(address for address in known if leads_there(address, asker))
         connected = self._directory.is_connected(peer)
         kind = ConnectionType.CONNECTED if connected else ConnectionType.NOT_CONNECTED
         return Peer(PeerInfo(peer, addresses), kind)
-
-
-def _means_something(address: Multiaddr, asker: Multiaddr) -> bool:
-    """Say whether `address` leads anywhere for somebody who reaches us from `asker`."""
-    return _reach(address) >= _reach(asker)
-
-
-class _Reach(enum.IntEnum):
-    """From where an address leads to the same place."""
-
-    NOWHERE = 0  # 0.0.0.0: to listen on
-    MACHINE = 1  # loopback; so do in-memory addresses, which only tests have
-    NETWORK = 2  # private: the local network
-    WORLD = 3
-
-
-@functools.lru_cache(maxsize=4096)  # parsing an IP address takes 5 µs, and an answer has many
-def _reach(address: Multiaddr) -> _Reach:
-    if address.is_unspecified:
-        return _Reach.NOWHERE
-    if address.is_loopback or address.parts[0][0] in ("memory", "unix"):
-        return _Reach.MACHINE
-    return _Reach.NETWORK if address.is_private else _Reach.WORLD

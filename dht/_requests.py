@@ -13,19 +13,22 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import trio
 
 from lattica.errors import Unreachable
+from lattica.transport import PeerInfo
 
-from ._messages import MAX_MESSAGE, Message, MessageError, MessageType, decode, encode, frame
+from ._messages import MAX_MESSAGE, Message, MessageError, MessageType, Peer, decode, encode, frame
+from ._reach import leads_there
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from lattica.identity import PeerId
-    from lattica.transport import Mesh, PeerInfo, Stream
+    from lattica.transport import Mesh, Multiaddr, Stream
 
 IDLE_STREAMS = 128  # kept in all: each is a few hundred bytes here and a task at the peer
 IDLE_STREAMS_PER_PEER = 2
@@ -105,7 +108,7 @@ class Requester:
         try:
             for batch in _batches((*before, frame(encode(request)))):
                 await stream.send_all(batch)
-            answer = _read(await stream.receive_message(MAX_MESSAGE), request, stream.peer)
+            answer = _read(await stream.receive_message(MAX_MESSAGE), request, stream)
         except BaseException:
             stream.reset()
             raise
@@ -142,14 +145,28 @@ class Requester:
             del self._idle_of[stream.peer]
 
 
-def _read(data: bytes | None, request: Message, peer: PeerId) -> Message:
+def _read(data: bytes | None, request: Message, stream: Stream) -> Message:
+    peer = stream.peer
     if data is None:
         raise NoAnswer(f"{peer} ended the stream", peer=peer)
     answer = decode(data)
     if answer.type is not request.type:
         asked, got = request.type.name, answer.type.name
         raise MessageError(f"{peer} answers {got} to {asked}", peer=peer)
-    return answer
+    where = stream.connection.remote_address
+    return replace(
+        answer,
+        closer=tuple(_believed(each, where) for each in answer.closer),
+        providers=tuple(_believed(each, where) for each in answer.providers),
+    )
+
+
+def _believed(named: Peer, where: Multiaddr) -> Peer:
+    addresses = named.info.addresses
+    useful = tuple(address for address in addresses if leads_there(address, where))
+    if len(useful) == len(addresses):
+        return named
+    return replace(named, info=PeerInfo(named.info.peer, useful))
 
 
 def _batches(frames: Iterable[bytes]) -> Iterable[bytes]:

@@ -145,9 +145,18 @@ def test_only_the_sender_becomes_a_provider() -> None:
     others = Peer(PeerInfo(OTHERS[1], (PUBLIC,)))
     assert node.ask(Message(MessageType.ADD_PROVIDER, KEY, providers=(others, theirs))) is None
     assert node.store.providers(KEY, now=0.0) == [SENDER]
-    assert node.directory.learnt == {SENDER: (PUBLIC, PRIVATE)}
+    assert node.directory.learnt == {SENDER: [PUBLIC]}
     assert node.ask(Message(MessageType.ADD_PROVIDER, b"other", providers=(others,))) is None
     assert len(node.store) == 1
+
+
+def test_a_provider_is_believed_only_addresses_that_mean_the_same_here() -> None:
+    claimed = (PUBLIC, PRIVATE, LOOPBACK, ANYWHERE)
+    message = Message(MessageType.ADD_PROVIDER, KEY, providers=(Peer(PeerInfo(SENDER, claimed)),))
+    for asker, believed in ((PUBLIC, 1), (PRIVATE, 2), (LOOPBACK, 3)):
+        node = Node()
+        node.ask(message, asker=asker)
+        assert node.directory.learnt[SENDER] == list(claimed[:believed])
 
 
 @pytest.mark.parametrize("size", [0, MAX_PROVIDER_KEY + 1])
