@@ -19,7 +19,7 @@ from lattica.transport.identify import IDENTIFY_PROTOCOL, PUSH_PROTOCOL, decode_
 from lattica.transport.ping import PAYLOAD_BYTES, PING_PROTOCOL, measure_round_trip
 
 from ._outcome import Failure, Skip
-from ._target import ACK, DATA, FIN, PING, RST, SYN, WINDOW_UPDATE, RawStream
+from ._target import ACK, DATA, FIN, GO_AWAY, PING, RST, SYN, WINDOW_UPDATE, RawStream
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -185,6 +185,13 @@ async def wrong_side_ends_the_session(target: Target) -> None:
         await muxed.wait_refused(2)
 
 
+async def unopened_stream_ends_the_session(target: Target) -> None:
+    """Data for a stream that was never opened means that the sides count differently."""
+    async with target.muxed() as muxed:
+        await muxed.send_data(0, 7, b"data")
+        await muxed.wait_refused()
+
+
 async def window_is_enforced(target: Target) -> None:
     """What was granted may be sent; one byte more is answered with a go-away or a reset.
 
@@ -238,6 +245,18 @@ async def reset_ends_one_stream_alone(target: Target) -> None:
         await neighbour.send(payload)
         if await neighbour.receive(PAYLOAD_BYTES) != payload:
             raise Failure("the echo on the other stream differs")
+
+
+async def goodbye_leaves_open_streams(target: Target) -> None:
+    """After our go-away of code 0 a stream that is open goes on to its end."""
+    async with target.muxed() as muxed:
+        stream = RawStream(muxed, 1)
+        await stream.negotiate(PING_PROTOCOL)
+        await muxed.send(GO_AWAY, 0, 0, 0)
+        payload = os.urandom(PAYLOAD_BYTES)
+        await stream.send(payload, flags=FIN)
+        if await stream.receive(PAYLOAD_BYTES) != payload:
+            raise Failure("the echo differs")
 
 
 async def many_streams_are_served(target: Target) -> None:
@@ -349,19 +368,21 @@ LINK_CHECKS = (
     Check("noise-garbage", "links.md §3.1", handshake_garbage_ends_the_link, hostile=True),
     Check("noise-forged", "links.md §3.3", forged_frame_ends_the_link, hostile=True),
     Check("tls", "links.md §4.1", tls_proves_the_peer),
-    Check("yamux-ping", "links.md §5.5", muxer_answers_pings),
-    Check("yamux-version", "links.md §5.1", unknown_version_ends_the_session, hostile=True),
-    Check("yamux-type", "links.md §5.1", unknown_type_ends_the_session, hostile=True),
-    Check("yamux-parity", "links.md §5.2", wrong_side_ends_the_session, hostile=True),
-    Check("yamux-window", "links.md §5.3", window_is_enforced, hostile=True),
-    Check("yamux-half-close", "links.md §5.2", half_close_leaves_the_other_half),
-    Check("yamux-reset", "links.md §5.2", reset_ends_one_stream_alone),
-    Check("streams", "links.md §5.2", many_streams_are_served),
+    Check("yamux-ping", "links.md §5.5.1", muxer_answers_pings),
+    Check("yamux-version", "links.md §5.1.3", unknown_version_ends_the_session, hostile=True),
+    Check("yamux-type", "links.md §5.1.3", unknown_type_ends_the_session, hostile=True),
+    Check("yamux-parity", "links.md §5.2.2", wrong_side_ends_the_session, hostile=True),
+    Check("yamux-unopened", "links.md §5.2.3", unopened_stream_ends_the_session, hostile=True),
+    Check("yamux-window", "links.md §5.3.1", window_is_enforced, hostile=True),
+    Check("yamux-half-close", "links.md §5.2.4", half_close_leaves_the_other_half),
+    Check("yamux-reset", "links.md §5.2.5", reset_ends_one_stream_alone),
+    Check("yamux-go-away", "links.md §5.5.3", goodbye_leaves_open_streams),
+    Check("streams", "links.md §5.4.2", many_streams_are_served),
     Check("unknown-protocol", "links.md §2.1", unknown_protocol_is_refused),
     Check("first-flight", "links.md §2.2", first_flight_carries_everything),
     Check("long-stream-line", "links.md §2.4", long_stream_line_is_refused, hostile=True),
     Check("identify", "links.md §6.1", identify_is_answered),
     Check("identify-push", "links.md §6.1", identify_push_garbage_is_refused, hostile=True),
-    Check("ping", "links.md §7.1", ping_is_echoed),
-    Check("vanishing", "links.md §5.2", idle_connection_ends_cleanly, hostile=True),
+    Check("ping", "links.md §6.2", ping_is_echoed),
+    Check("vanishing", "links.md §5.5.4", idle_connection_ends_cleanly, hostile=True),
 )

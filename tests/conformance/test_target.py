@@ -20,6 +20,7 @@ from lattica.dht import _messages as dht, open_dht
 from lattica.pubsub import open_pubsub
 from lattica.testing import open_memory_meshes, sample_identity
 from lattica.transport import (
+    Connection,
     MemoryNetwork,
     Multiaddr,
     PeerInfo,
@@ -342,6 +343,21 @@ def resets_everything(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(yamux.Session, "_receive_reset", harsh)
 
 
+def forgives_unopened_streams(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(yamux.Session, "_check_known", lambda *_: None)
+
+
+def leaves_without_finishing(patch: pytest.MonkeyPatch) -> None:
+    handle = Connection._handle
+
+    def hasty(self: Connection, event: yamux.Event, now: float) -> None:
+        if isinstance(event, yamux.GoneAway):
+            raise yamux.YamuxError("a goodbye ends it all")
+        handle(self, event, now)
+
+    patch.setattr(Connection, "_handle", hasty)
+
+
 PATCHES = [
     ("unknown-protocol", speaks_everything),
     ("long-line", waits_for_long_lines),
@@ -351,6 +367,8 @@ PATCHES = [
     ("yamux-version", reads_any_version),
     ("yamux-type", reads_any_version),
     ("yamux-reset", resets_everything),
+    ("yamux-unopened", forgives_unopened_streams),
+    ("yamux-go-away", leaves_without_finishing),
 ]
 
 
