@@ -255,8 +255,10 @@ class Client:
 
     def _remember(self, providers: Iterable[PeerInfo]) -> None:
         # Whoever fetches from a provider dials all addresses that anybody named: one peer that
-        # names wrong ones first cannot hide the right ones.
+        # names wrong ones first cannot hide the right ones. Nor those that are known better.
         now = trio.current_time()
         for info in providers:
             if info.addresses and info.peer != self.table.local:
-                self._mesh.book.add(info.peer, info.addresses, now=now, ttl=ADDRESS_SECONDS)
+                self._mesh.book.add(
+                    info.peer, info.addresses, now=now, ttl=ADDRESS_SECONDS, hearsay=True
+                )

@@ -320,7 +320,7 @@ class _MeshDirectory:
         """Return the known addresses of `peer`, our own included."""
         if peer == self._mesh.peer_id:
             return self._mesh.addresses
-        return self._mesh.book.addresses(peer)
+        return self._mesh.book.addresses(peer, hearsay=False)
 
     def is_connected(self, peer: PeerId) -> bool:
         """Say whether there is a connection to `peer` now."""
@@ -358,6 +358,7 @@ async def open_dht(
         dht = Dht(mesh, nursery, protocol=protocol, server=server, bootstrap=bootstrap, rng=rng)
         if server:
             mesh.handle(protocol, dht._serve)
+        mesh.book.protect(dht._table.__contains__)  # a contact is worth nothing without addresses
         try:
             nursery.start_soon(dht._upkeep.run, events)
             nursery.start_soon(dht._client.run)
@@ -366,6 +367,7 @@ async def open_dht(
         finally:
             if server:
                 mesh.unhandle(protocol)
+            mesh.book.unprotect(dht._table.__contains__)
             dht._client.close()
             nursery.cancel_scope.cancel()
 

@@ -1,8 +1,10 @@
 """What we know of peers: where they were last reached, what they speak. Pure, in memory, bounded.
 
 Addresses come from strangers and grow stale, so each has a time to live, and a peer that fills the
-book only pushes out what has not been heard of for longest. Time is whatever the latest call said:
-`add` and `advance` move it, and between them it stands still.
+book only pushes out what has not been heard of for longest. What others say of a peer is hearsay
+and has pages of its own, so that no liar can push out what the peer itself said, or where it was
+reached. Time is whatever the latest call said: `add` and `advance` move it, and between them it
+stands still.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from lattica.identity import PeerId
 
@@ -39,17 +41,38 @@ class AddressBook:
     """Addresses and protocols by peer."""
 
     def __init__(self, *, peers: int = 4096, addresses_per_peer: int = 16) -> None:
-        """Make an empty book that holds at most `peers` peers of `addresses_per_peer` each."""
+        """Make an empty book that holds at most `peers` peers of `addresses_per_peer` each.
+
+        Hearsay has room for a quarter as many, besides.
+        """
         self._max_peers, self._max_addresses = peers, addresses_per_peer
+        self._max_hearsay = max(1, peers // 4)
         self._entries: dict[PeerId, _Entry] = {}  # in the order in which we heard of them
+        self._hearsay: dict[PeerId, dict[Multiaddr, float]] = {}  # likewise
+        self._protectors: list[Callable[[PeerId], bool]] = []
         self._kept: set[PeerId] = set()
         self._now = 0.0
 
-    def add(self, peer: PeerId, addresses: Iterable[Multiaddr], *, now: float, ttl: float) -> None:
+    def add(
+        self,
+        peer: PeerId,
+        addresses: Iterable[Multiaddr],
+        *,
+        now: float,
+        ttl: float,
+        hearsay: bool = False,
+    ) -> None:
         """Note that `peer` may be reached at `addresses` until `now + ttl` (seconds).
 
         A `/p2p/…` at the end is dropped, an address of another peer ignored. What is known already
         is only ever extended; of more addresses than fit, those that lapse first go.
+
+        Args:
+            peer: whose addresses.
+            addresses: where.
+            now: the time.
+            ttl: for how long.
+            hearsay: somebody else says so. It takes no room from anything else.
         """
         self.advance(now)
         usable = [
@@ -57,20 +80,29 @@ class AddressBook:
         ]
         if not usable:
             return
-        known = self._touch(peer).expires_at
+        known = self._touch_hearsay(peer) if hearsay else self._touch(peer).expires_at
         for address in usable:
             known[address] = max(known.get(address, 0.0), now + ttl)
-        self._drop_expired(known)
+        self._drop_expired(peer, known)
         while len(known) > self._max_addresses:
             del known[min(known, key=known.__getitem__)]
 
-    def addresses(self, peer: PeerId) -> list[Multiaddr]:
-        """Return where `peer` may be reached, the address that worked last in front."""
-        entry = self._entries.get(peer)
-        if entry is None:
-            return []
-        self._drop_expired(entry.expires_at)
-        return sorted(entry.expires_at, key=lambda address: address != entry.worked)
+    def addresses(self, peer: PeerId, *, hearsay: bool = True) -> list[Multiaddr]:
+        """Return where `peer` may be reached: where it was last, then its own word, then others'.
+
+        Args:
+            peer: who.
+            hearsay: whether to include what others say. Leave it out of what is told to others.
+        """
+        entry, said = self._entries.get(peer), self._hearsay.get(peer)
+        found: list[Multiaddr] = []
+        if entry is not None:
+            self._drop_expired(peer, entry.expires_at)
+            found = sorted(entry.expires_at, key=lambda address: address != entry.worked)
+        if hearsay and said is not None:
+            self._drop_expired(peer, said)
+            found += [address for address in said if address not in found]
+        return found
 
     def worked(self, peer: PeerId) -> Multiaddr | None:
         """Return where `peer` was reached last, if that is known."""
@@ -92,7 +124,10 @@ class AddressBook:
         """Drop an address that is known to be wrong: somebody else answered there."""
         entry = self._entries.get(peer)
         bare = bare_address(address, peer)
-        if entry is not None and bare is not None:
+        if bare is None:
+            return
+        self._hearsay.get(peer, {}).pop(bare, None)
+        if entry is not None:
             entry.expires_at.pop(bare, None)
             if entry.worked == bare:
                 entry.worked = None
@@ -133,8 +168,20 @@ class AddressBook:
             if not entry.expires_at:
                 del self._entries[peer]
 
+    def protect(self, wanted: Callable[[PeerId], bool]) -> None:
+        """Keep the addresses of peers for which `wanted` is true, which must be few.
+
+        They neither give way to others nor lapse, until `unprotect`: a node that was without a
+        network for a day should find back.
+        """
+        self._protectors.append(wanted)
+
+    def unprotect(self, wanted: Callable[[PeerId], bool]) -> None:
+        """Undo `protect`."""
+        self._protectors.remove(wanted)
+
     def peers(self) -> list[PeerId]:
-        """Return every peer that has an entry, the one heard of longest ago first."""
+        """Return every peer known at first hand, the one heard of longest ago first."""
         return list(self._entries)
 
     def advance(self, now: float) -> None:
@@ -152,20 +199,34 @@ class AddressBook:
         self._entries[peer] = entry
         return entry
 
+    def _touch_hearsay(self, peer: PeerId) -> dict[Multiaddr, float]:
+        known = self._hearsay.pop(peer, None)
+        if known is None:
+            known = {}
+            if len(self._hearsay) >= self._max_hearsay:
+                del self._hearsay[next(iter(self._hearsay))]
+        self._hearsay[peer] = known
+        return known
+
     def _make_room(self) -> None:
-        # Connected peers that come up first move to the end. They are fewer than the book holds;
-        # should they not be, it grows by them, and the limit on connections bounds it.
+        # Connected and protected peers that come up first move to the end. They are fewer than the
+        # book holds; should they not be, it grows by them, and the limit on connections bounds it.
         for _ in range(len(self._entries)):
             if len(self._entries) < self._max_peers:
                 return
             oldest = next(iter(self._entries))
             entry = self._entries.pop(oldest)
-            if oldest in self._kept:
+            if oldest in self._kept or self._protected(oldest):
                 self._entries[oldest] = entry
 
-    def _drop_expired(self, known: dict[Multiaddr, float]) -> None:
-        for address in [entry for entry, until in known.items() if until <= self._now]:
-            del known[address]
+    def _drop_expired(self, peer: PeerId, known: dict[Multiaddr, float]) -> None:
+        lapsed = [address for address, until in known.items() if until <= self._now]
+        if lapsed and not self._protected(peer):
+            for address in lapsed:
+                del known[address]
+
+    def _protected(self, peer: PeerId) -> bool:
+        return any(wanted(peer) for wanted in self._protectors)
 
 
 def bare_address(address: Multiaddr, peer: PeerId | None) -> Multiaddr | None:

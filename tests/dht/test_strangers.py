@@ -394,6 +394,47 @@ async def test_invented_peers_and_providers_do_not_hide_the_real_ones(
         }
 
 
+async def test_a_liar_cannot_put_wrong_addresses_in_the_place_of_right_ones(
+    autojump_clock: MockClock, swarm: Swarm
+) -> None:
+    victim, *others = await swarm.start_many(3)
+
+    async def lie(stream: Stream) -> None:
+        while (data := await stream.receive_message(MAX_MESSAGE)) is not None:
+            request = decode(data)
+            wrong = tuple(Multiaddr.parse(f"/memory/{9_000 + number}") for number in range(16))
+            named = (Peer(PeerInfo(victim.peer, wrong)),)
+            answer = Message(request.type, request.key, closer=named, providers=named)
+            await stream.send_message(encode(answer))
+
+    await trio.sleep(3000.0)  # what the victim said of itself lapses before the lies do
+    async with open_answerer(swarm, lie) as liar:
+        for node in others:
+            await liar.connect(node.peer, node.mesh.addresses)
+        await trio.sleep(5.0)
+        for node in others:
+            assert [info.peer async for info in node.dht.find_providers(KEY)] == [victim.peer]
+            assert node.mesh.book.addresses(victim.peer)[:1] == victim.mesh.addresses
+        async with open_stranger(swarm, 101) as asker:
+            stream = await open_stream(asker, others[0])
+            answer = await ask(stream, Message(MessageType.FIND_NODE, victim.peer.raw))
+    told = next(each.info for each in answer.closer if each.info.peer == victim.peer)
+    assert told.addresses == tuple(victim.mesh.addresses)
+
+
+async def test_a_crowd_of_strangers_does_not_make_a_node_forget_where_its_contacts_are(
+    autojump_clock: MockClock, swarm: Swarm
+) -> None:
+    nodes = await swarm.start_many(4)
+    node, now = nodes[1], trio.current_time()
+    for other in (nodes[0], *nodes[2:]):
+        await node.mesh.disconnect(other.peer)
+    for number in range(node.mesh.limits.book_peers):
+        stranger = PeerId(b"\x12\x20" + number.to_bytes(32, "big"))
+        node.mesh.book.add(stranger, [Multiaddr.parse("/memory/9000")], now=now, ttl=3600.0)
+    assert len(await node.dht.closest_peers(KEY)) == 3
+
+
 async def test_announcements_wait_until_a_slow_peer_has_read_them(
     autojump_clock: MockClock, swarm: Swarm
 ) -> None:

@@ -262,6 +262,19 @@ async def test_a_node_whose_own_network_fails_keeps_its_contacts(
     assert len(await node.dht.closest_peers(b"key")) == 4
 
 
+async def test_a_node_that_was_cut_off_for_hours_finds_back_without_a_bootstrap(
+    autojump_clock: MockClock, swarm: Swarm
+) -> None:
+    one, other = await swarm.start(1), await swarm.start(2)
+    await other.mesh.connect(one.peer, one.mesh.addresses)  # as a local search would
+    await other.dht.wait_joined()
+    swarm.network.cut(one.host, other.host)
+    await trio.sleep(3 * 3600.0)
+    assert other.mesh.connections() == []
+    swarm.network.heal(one.host, other.host)
+    assert [info.peer for info in await other.dht.closest_peers(b"key")] == [one.peer]
+
+
 async def test_whoever_leaves_the_loop_ends_the_search(
     autojump_clock: MockClock, swarm: Swarm
 ) -> None:

@@ -93,6 +93,44 @@ def test_a_connected_peer_is_not_pushed_out() -> None:
     assert book.addresses(ALICE) == []
 
 
+def test_hearsay_pushes_out_nothing_but_hearsay() -> None:
+    book = AddressBook(peers=4, addresses_per_peer=3)
+    book.add(ALICE, [address(1), address(2)], now=0, ttl=10)
+    book.add(ALICE, [address(port) for port in range(20, 60)], now=1, ttl=1000, hearsay=True)
+    assert book.addresses(ALICE, hearsay=False) == [address(1), address(2)]
+    assert book.addresses(ALICE)[:2] == [address(1), address(2)]
+    assert len(book.addresses(ALICE)) == 2 + 3
+    for number in range(10, 60):
+        book.add(peer(number), [address(number)], now=2, ttl=1000, hearsay=True)
+    assert book.addresses(ALICE) == [address(1), address(2)]
+    assert book.addresses(peer(59)) == [address(59)]
+    assert book.addresses(peer(58)) == []  # room for a quarter as many peers
+    assert book.peers() == [ALICE]
+
+
+def test_hearsay_lapses_and_what_turned_out_wrong_is_forgotten() -> None:
+    book = AddressBook()
+    book.add(ALICE, [address(1), address(2)], now=0, ttl=10, hearsay=True)
+    book.forget_address(ALICE, address(1))
+    assert book.addresses(ALICE) == [address(2)]
+    book.advance(10)
+    assert book.addresses(ALICE) == []
+
+
+def test_the_addresses_of_a_protected_peer_are_not_pushed_out_and_do_not_lapse() -> None:
+    book = AddressBook(peers=3)
+    wanted = {ALICE}
+    book.protect(wanted.__contains__)
+    book.add(ALICE, [address(1)], now=0, ttl=1000)
+    for number in range(10, 60):
+        book.add(peer(number), [address(number)], now=0, ttl=10)
+    assert len(book) == 3
+    book.advance(5000)
+    assert book.addresses(ALICE) == [address(1)]
+    book.unprotect(wanted.__contains__)
+    assert book.addresses(ALICE) == []
+
+
 def test_a_book_full_of_connected_peers_still_takes_another() -> None:
     book = AddressBook(peers=2)
     for number in (1, 2, 3):
