@@ -6,6 +6,7 @@ import json
 import os
 import random
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 LOCAL = ("--listen", "/ip4/127.0.0.1/tcp/0", "--no-mdns")
 TIMEOUT_S = 30
 SIZE = 2_000_000
+LARGE = 250_000_000  # takes long enough to be stopped half-way
 
 
 class Shell:
@@ -171,21 +173,52 @@ def test_an_interrupted_get_says_how_to_go_on(shell: Shell, by_running_node: boo
 
 
 def test_a_killed_get_goes_on_where_it_was(shell: Shell) -> None:
-    source = shell.file("model.bin", 64_000_000)
+    source = shell.file("model.bin", LARGE)
     with shell.running("one", "share", str(source), *LOCAL) as sharer:
         ticket = line_of(sharer).split()[-1]
         get = ("get", ticket, "-o", "copy.bin", *LOCAL)
         with shell.running("two", *get, "--json-lines") as getter:
-            while True:
-                event = json.loads(line_of(getter))
-                if event.get("phase") == "fetch" and event["done_bytes"] > 16_000_000:
-                    break
-                assert event["event"] != "done", "too fast to be killed half-way"
+            seen = bytes_when(getter, more_than=LARGE // 3)
             getter.kill()
-        seen = event["done_bytes"]
         result = json.loads(shell.run("two", *get, "--json").stdout)
-        assert result["received_bytes"] <= 64_000_000 - seen
+        assert result["received_bytes"] <= LARGE - seen
     assert (shell.folder / "copy.bin").read_bytes() == source.read_bytes()
+
+
+def test_a_get_outlives_its_provider_being_killed_and_started_again(shell: Shell) -> None:
+    source = shell.file("model.bin", LARGE)
+    share = ("share", str(source), "--listen", f"/ip4/127.0.0.1/tcp/{free_port()}", "--no-mdns")
+    with shell.running("one", *share) as first:
+        ticket = line_of(first).split()[-1]
+        get = ("get", ticket, "-o", "copy.bin", *LOCAL, "--json-lines")
+        with shell.running("two", *get) as getter:
+            bytes_when(getter, more_than=LARGE // 3)
+            first.kill()
+            first.wait()
+            with shell.running("one", *share) as second:
+                assert line_of(second).split()[-1] == ticket
+                out, err = getter.communicate(timeout=TIMEOUT_S)
+            assert getter.returncode == 0, err
+    done = events_of(out)[-1]
+    in_flight = 64 << 20  # of what the killed provider had sent, at most this was not yet verified
+    assert done["received_bytes"] <= LARGE + in_flight
+    assert (shell.folder / "copy.bin").read_bytes() == source.read_bytes()
+
+
+def bytes_when(getter: subprocess.Popen[str], *, more_than: int) -> int:
+    """Read events until so many bytes are verified; return how many."""
+    while True:
+        event = json.loads(line_of(getter))
+        assert event["event"] != "done", "too fast to be stopped half-way"
+        if event.get("phase") == "fetch" and event["done_bytes"] > more_than:
+            done: int = event["done_bytes"]
+            return done
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
 
 
 def test_two_gets_from_one_home_share_a_node(shell: Shell) -> None:
