@@ -112,8 +112,7 @@ class Handlers:
         scopes.add(scope)
         self._running[peer] += 1
         try:
-            with scope:
-                await self._run(handler, stream)
+            await _run(handler, stream, scope)
         finally:
             self._running[peer] -= 1
             if not self._running[peer]:
@@ -122,16 +121,28 @@ class Handlers:
             if not scopes:
                 self._scopes.pop(stream.connection, None)
 
-    async def _run(self, handler: Handler, stream: Stream) -> None:
-        try:
+
+async def _run(handler: Handler, stream: Stream, scope: trio.CancelScope) -> None:
+    try:
+        with scope:
             await handler(stream)
             await stream.aclose()
-        except Exception as error:  # noqa: BLE001  # whatever a stranger triggers ends here
+        if scope.cancelled_caught:
             stream.reset()
-            _note(stream, error)
-        except BaseException:
-            stream.reset()
-            raise
+    except Exception as error:  # noqa: BLE001  # whatever a stranger triggers ends here
+        stream.reset()
+        _note(stream, error)
+    except BaseExceptionGroup as group:
+        # The handler's tasks were cancelled, and one of them failed over it.
+        stream.reset()
+        failures, others = group.split(Exception)
+        if failures is not None:
+            _note(stream, failures)
+        assert others is not None
+        raise others from None
+    except BaseException:
+        stream.reset()
+        raise
 
 
 def _note(stream: Stream, error: Exception) -> None:

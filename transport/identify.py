@@ -10,8 +10,12 @@ Source: https://github.com/libp2p/specs/blob/master/identify/README.md.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+import trio
 
 from lattica import _protobuf
 from lattica.errors import CodecError, ProtocolError
@@ -31,6 +35,7 @@ if TYPE_CHECKING:
 IDENTIFY_PROTOCOL = "/ipfs/id/1.0.0"
 PUSH_PROTOCOL = "/ipfs/id/push/1.0.0"
 MAX_MESSAGES = 10  # that one answer may be split into; go-libp2p reads as many
+MAX_ADDRESSES = 64  # read from one answer; the rest is ignored
 MAX_PROTOCOL = 256  # bytes of a protocol name; longer ones are not remembered
 MAX_VERSION = 128  # characters kept of what a peer calls its software
 _WHOLE_UP_TO = 2048  # bytes; a larger answer has its signed record in a message of its own
@@ -77,11 +82,14 @@ def decode_identify(data: bytes, peer: PeerId, *, max_protocols: int = 256) -> I
         if key and PublicKey.from_protobuf(key).peer_id != peer:
             raise IdentifyError(f"{peer} presents the key of another peer", peer=peer)
         record = _open_record(message.blob(8), peer)
-        listed = read_addresses(message.blobs(2)[:256], peer)
-        names = [name for name in message.texts(3) if 0 < len(name.encode()) <= MAX_PROTOCOL]
+        if record is not None:
+            addresses = record.addresses
+        else:
+            addresses = tuple(read_addresses(message.blobs(2)[:MAX_ADDRESSES], peer))
+        names = [name for name in message.texts(3) if _is_name(name)]
         return IdentifyInfo(
             protocols=frozenset(names[:max_protocols]),
-            addresses=record.addresses if record is not None else tuple(listed),
+            addresses=addresses,
             certified=record is not None,
             observed=_observed(message.blob(4)),
             agent_version=_version(message.text(6)),
@@ -141,6 +149,7 @@ class Identifier:
         """
         self._identity, self._limits = identity, limits
         self._describe, self._sequence = describe, sequence
+        self._pushed: WeakKeyDictionary[Connection, _Pushed] = WeakKeyDictionary()
 
     async def answer(self, stream: Stream) -> None:
         """Serve one identify stream. The caller closes it."""
@@ -150,12 +159,12 @@ class Identifier:
         """Ask the peer who it is. Raises IdentifyError, Refused, Unreachable."""
         stream = await connection.open_stream(IDENTIFY_PROTOCOL)
         try:
-            info = await self._receive(stream)
+            message = await self._receive(stream)
         except BaseException:
             stream.reset()
             raise
         await stream.aclose()
-        return info
+        return self._read(message, connection)
 
     async def push(self, connection: Connection) -> None:
         """Tell the peer what changed. Raises Refused, Unreachable."""
@@ -170,9 +179,24 @@ class Identifier:
             raise
         await stream.aclose()
 
-    async def receive_push(self, stream: Stream) -> IdentifyInfo:
-        """Serve one push stream: return what the peer says now. Raises IdentifyError."""
-        return await self._receive(stream)
+    async def receive_push(self, stream: Stream) -> IdentifyInfo | None:
+        """Serve one push stream: return what the peer says now.
+
+        Reading one costs us far more than sending it costs the peer, and each is an event. So it
+        waits until `identify_push_interval_s` after the last one; None when a later one came in
+        the meantime, which then is what the first that waited returns. Raises IdentifyError.
+        """
+        message = await self._receive(stream)
+        pushed = self._pushed.setdefault(stream.connection, _Pushed())
+        waits, pushed.latest = pushed.latest is not None, message
+        if waits:
+            return None
+        try:
+            await trio.sleep_until(pushed.read_at + self._limits.identify_push_interval_s)
+        finally:
+            message, pushed.latest = pushed.latest, None
+        pushed.read_at = trio.current_time()
+        return self._read(message, stream.connection)
 
     async def _send(self, stream: Stream) -> None:
         remote = stream.connection.remote_address
@@ -182,7 +206,7 @@ class Identifier:
         for message in encode_identify(self._identity, info, sequence=self._sequence()):
             await stream.send_message(message)
 
-    async def _receive(self, stream: Stream) -> IdentifyInfo:
+    async def _receive(self, stream: Stream) -> bytes:
         joined = b""
         for _ in range(MAX_MESSAGES + 1):
             message = await stream.receive_message(self._limits.identify_bytes)
@@ -196,8 +220,21 @@ class Identifier:
                 )
         else:
             raise IdentifyTooLarge(f"more than {MAX_MESSAGES} identify messages", peer=stream.peer)
-        info = decode_identify(joined, stream.peer, max_protocols=self._limits.identify_protocols)
-        return heard_from(info, stream.connection.remote_address)
+        return joined
+
+    def _read(self, message: bytes, connection: Connection) -> IdentifyInfo:
+        info = decode_identify(
+            message, connection.peer, max_protocols=self._limits.identify_protocols
+        )
+        return heard_from(info, connection.remote_address)
+
+
+@dataclass(slots=True)
+class _Pushed:
+    """What came of one connection's pushes."""
+
+    read_at: float = -math.inf
+    latest: bytes | None = None  # waits to be read
 
 
 def heard_from(info: IdentifyInfo, remote: Multiaddr) -> IdentifyInfo:
@@ -234,8 +271,13 @@ def _observed(data: bytes | None) -> Multiaddr | None:
         return None
 
 
-def _version(text: str | None) -> str:
+def _is_name(text: str) -> bool:
     # It is shown to people: a terminal must not be steered by it.
+    return 0 < len(text.encode()) <= MAX_PROTOCOL and text.isprintable()
+
+
+def _version(text: str | None) -> str:
+    # As above.
     return "".join(character for character in text or "" if character.isprintable())[:MAX_VERSION]
 
 

@@ -52,6 +52,8 @@ class Limits:
         close_timeout_s: how long a connection may take to say goodbye.
         identify_timeout_s: one exchange of identify messages.
         identify_push_delay_s: how long changes are gathered before peers are told.
+        identify_push_interval_s: how soon after one push of a peer the next one is read; of those
+            that come in between the last one counts.
         identify_bytes: an identify answer in all; libp2p allows several messages in one answer.
         identify_protocols: protocols remembered of a peer.
         pings_per_peer: ping streams of one peer served at once.
@@ -90,6 +92,7 @@ class Limits:
     close_timeout_s: float = 1.0
     identify_timeout_s: float = 10.0
     identify_push_delay_s: float = 0.05
+    identify_push_interval_s: float = 0.5
     identify_bytes: int = 64 << 10
     identify_protocols: int = 256
     pings_per_peer: int = 2

@@ -110,7 +110,7 @@ class Mesh:
             limits,
             security=security,
             nursery=nursery,
-            check_room=self._table.check_room,
+            check_room=self._check_room,
             admit=self._admit,
         )
         self._dialer = Dialer[Connection](
@@ -141,8 +141,17 @@ class Mesh:
             return list(self._announce)
         now = trio.current_time()
         if self._expanded is None or now - self._expanded[0] > _EXPANSION_TTL_S:
-            self._expanded = now, expand(self.listen_addresses)
+            self._expanded = now, self._expand()
         return list(self._expanded[1])
+
+    def _expand(self) -> list[Multiaddr]:
+        bound = self.listen_addresses
+        try:
+            return expand(bound)
+        except OSError as error:  # out of descriptors, for instance
+            _log.warning("cannot list the interfaces of this machine: %s", error)
+            known = self._expanded[1] if self._expanded is not None else bound
+            return [address for address in known if not address.is_unspecified]
 
     @property
     def observed_addresses(self) -> Mapping[Multiaddr, int]:
@@ -198,7 +207,7 @@ class Mesh:
         if live is not None:
             await trio.lowlevel.checkpoint()
             return live
-        self._table.check_room(peer)
+        self._check_room(peer)
         return await self._dialer.connect(peer, addresses)
 
     async def dial(self, address: Multiaddr) -> Connection:
@@ -213,7 +222,7 @@ class Mesh:
             ConnectionLimit: there are connections enough.
         """
         self._check_open()
-        self._table.check_room(address.peer_id)
+        self._check_room(address.peer_id)
         return await self._dialer.dial(address)
 
     async def adopt(
@@ -234,7 +243,7 @@ class Mesh:
         """
         try:
             self._check_open()
-            self._table.check_room(expected)
+            self._check_room(expected)
         except LatticaError:
             link.close()
             raise
@@ -330,11 +339,21 @@ class Mesh:
             self._events.publish(PeerConnected(connection))
         self._nursery.start_soon(self._run, connection)
         self._nursery.start_soon(self._identify, connection)
+        self._make_room()
+        return connection
+
+    def _check_room(self, peer: PeerId | None = None) -> None:
+        try:
+            self._table.check_room(peer)
+        except LatticaError:
+            self._make_room()  # too late for this one, in time for the next
+            raise
+
+    def _make_room(self) -> None:
         idle = self._table.idle(trio.current_time())
         if idle is not None:
             _log.debug("%s gives way to newcomers: it is idle", idle.peer)
             idle.go_away()
-        return connection
 
     async def _run(self, connection: Connection) -> None:
         try:
@@ -363,9 +382,13 @@ class Mesh:
             self._note_identified(connection, info)
 
     async def _receive_push(self, stream: Stream) -> None:
-        with trio.fail_after(self.limits.identify_timeout_s):
+        timeout = self.limits.identify_timeout_s
+        with trio.move_on_after(timeout):
             info = await self._identifier.receive_push(stream)
-        self._note_identified(stream.connection, info)
+            if info is not None:
+                self._note_identified(stream.connection, info)
+            return
+        raise DeadlineExceeded(f"no whole push within {timeout:g} s", peer=stream.peer)
 
     def _note_identified(self, connection: Connection, info: IdentifyInfo) -> None:
         peer = connection.peer
@@ -403,6 +426,8 @@ class Mesh:
                 await self._identifier.push(connection)
         except (*_LINK_ERRORS, trio.TooSlowError) as error:
             _log.debug("%s was not told what changed: %s", connection.peer, error)
+        except Exception:  # noqa: BLE001  # logged; it may not end the node
+            _log.exception("telling %s what changed failed unexpectedly", connection.peer)
 
     def _describe(self) -> IdentifyInfo:
         return IdentifyInfo(

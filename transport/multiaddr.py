@@ -272,7 +272,9 @@ def _encode_name(text: str) -> bytes:
 
 
 def _encode_path(text: str) -> bytes:
-    if len(text) < 2 or not text.startswith("/") or text.endswith("/") or "\0" in text:
+    if len(text) < 2 or not text.startswith("/") or text.endswith("/"):
+        raise InvalidInput("expected the path of a file")
+    if not text.isprintable():  # it comes from strangers, and is shown
         raise InvalidInput("expected the path of a file")
     return text.encode()
 
