@@ -1,7 +1,7 @@
 """From where peers see us come. Pure, bounded.
 
-One peer may say anything, so an address counts by how many peers report it. Behind a NAT it shows
-our public IP address, though the port of a connection that we dialled is a passing one.
+One peer may say anything, so an address counts by how many peers reported it last. Behind a NAT it
+shows our public IP address, though the port of a connection that we dialled is a passing one.
 """
 
 from __future__ import annotations
@@ -26,6 +26,11 @@ class ObservedAddresses:
 
     def add(self, address: Multiaddr, peer: PeerId) -> None:
         """Note that `peer` sees us at `address`."""
+        # What it said before counts no more, or one peer could push out what all others say.
+        for earlier in [other for other, seen in self._witnesses.items() if peer in seen]:
+            self._witnesses[earlier].discard(peer)
+            if not self._witnesses[earlier]:
+                del self._witnesses[earlier]
         witnesses = self._witnesses.pop(address, set())
         if len(witnesses) < _MAX_WITNESSES:
             witnesses.add(peer)

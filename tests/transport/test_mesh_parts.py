@@ -118,10 +118,19 @@ def test_observed_addresses_count_by_peers_and_are_bounded() -> None:
     one, two, three = addresses("/ip4/8.8.8.1/tcp/1", "/ip4/8.8.8.2/tcp/1", "/ip4/8.8.8.3/tcp/1")
     for witness in (ALICE, BOB, BOB):
         observed.add(two, witness)
-    observed.add(one, ALICE)
+    observed.add(one, peer(11))
     assert list(observed.counts().items()) == [(two, 2), (one, 1)]
-    observed.add(three, ALICE)
+    observed.add(three, peer(12))
     assert set(observed.counts()) == {one, three}
     for number in range(100):
         observed.add(three, peer(number))
     assert observed.counts()[three] == 32
+
+
+def test_a_peer_that_sees_us_elsewhere_each_time_counts_once() -> None:
+    observed = ObservedAddresses(4)
+    (true,) = addresses("/ip4/8.8.8.1/tcp/1")
+    observed.add(true, ALICE)
+    for port in range(1, 100):
+        observed.add(*addresses(f"/ip4/9.9.9.9/tcp/{port}"), BOB)
+    assert observed.counts() == {true: 1, addresses("/ip4/9.9.9.9/tcp/99")[0]: 1}
