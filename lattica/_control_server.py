@@ -6,6 +6,7 @@ import contextlib
 import functools
 import logging
 import socket
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 MAX_CLIENTS = 32  # commands served at once; the next one is told to wait
 _REQUEST_TIMEOUT_S = 10.0
 _PROGRESS_INTERVAL_S = 0.1
+_MAX_NEWS = 64  # kept for a command that reads slowly
 
 logger = logging.getLogger(__name__)
 
@@ -129,26 +131,35 @@ def _bound_socket(path: Path) -> Iterator[socket.socket]:
 
 
 class _Mailbox:
-    """Holds the newest progress only: a command that reads slowly misses steps, not the end."""
+    """Holds the newest progress only: a command that reads slowly misses steps, not the end.
+
+    What carries news is kept beside it, the latest few.
+    """
 
     def __init__(self) -> None:
-        self._news = trio.Event()
+        self._changed = trio.Event()
         self._latest: Progress | None = None
+        self._news: deque[Progress] = deque(maxlen=_MAX_NEWS)
         self.closed = trio.Event()
 
     def put(self, progress: Progress) -> None:
-        self._latest = progress
-        self._news.set()
+        if progress.news:
+            self._news.append(progress)
+        else:
+            self._latest = progress
+        self._changed.set()
 
     def close(self) -> None:
         self.closed.set()
-        self._news.set()
+        self._changed.set()
 
     async def take(self) -> Progress | None:
-        """Wait for news; None once there is none and never will be."""
-        await self._news.wait()
-        if not self.closed.is_set():
-            self._news = trio.Event()
+        """Wait for what is new; None once there is nothing and never will be."""
+        while not (self._news or self._latest or self.closed.is_set()):
+            self._changed = trio.Event()
+            await self._changed.wait()
+        if self._news:
+            return self._news.popleft()
         latest, self._latest = self._latest, None
         return latest
 

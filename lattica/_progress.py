@@ -108,6 +108,9 @@ class ProgressDisplay:
 
     def update(self, report: Mapping[str, Any]) -> None:
         """Take the newest report; draws only when it is time to."""
+        if report["news"]:
+            self.close()
+            self._stream.write(f"{report['news']}\n")
         now = self._clock()
         line = self._meter.line(report, now, bar=self._live)
         if now < self._next:

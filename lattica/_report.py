@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lattica.content import (
@@ -51,11 +52,11 @@ class FetchReporter:
     def __init__(self, callback: ProgressCallback | None) -> None:
         self._callback = callback
         self._peers: set[PeerId] = set()
-        self._started = False
+        self._latest = Progress(Phase.FIND, 0)
 
     def looking(self) -> None:
         """Report that providers are looked for, until it is known what is fetched."""
-        if not self._started:
+        if self._latest.phase is Phase.FIND:
             self._report(Progress(Phase.FIND, 0, None, len(self._peers)))
 
     def __call__(self, event: FetchEvent) -> None:
@@ -68,16 +69,20 @@ class FetchReporter:
                 self._peers.discard(peer)
                 logger.info("%s is not asked any more: %s", peer.short, reason)
             case ProviderSlow(peer, seconds):
-                logger.info("%s was silent for %.0f s: its work moves", peer.short, seconds)
+                self._tell(f"{peer.short} is silent for {seconds:.0f} s: others do its work")
             case BadLeaf(error):
-                logger.warning("%s; that peer is not asked again", error)
+                self._tell(f"{error}; it was not written, and that peer is asked no more")
             case FetchStarted(_, size, verified):
-                self._started = True
                 self._report(Progress(Phase.FETCH, verified, size, len(self._peers)))
             case FetchProgress(_, size, verified, received):
                 peers = len(self._peers)
                 self._report(Progress(Phase.FETCH, verified, size, peers, received))
 
+    def _tell(self, news: str) -> None:
+        logger.info("%s", news)
+        self._report(replace(self._latest, news=news))
+
     def _report(self, progress: Progress) -> None:
+        self._latest = replace(progress, news="")
         if self._callback is not None:
             self._callback(progress)

@@ -68,6 +68,7 @@ class Progress(Result):
         total_bytes: None while it is not known.
         peers: providers connected now.
         received_bytes: content that came over the network in this call.
+        news: what has just happened, where that is worth a line: a provider lied, or fell silent.
     """
 
     phase: Phase
@@ -75,6 +76,7 @@ class Progress(Result):
     total_bytes: int | None = None
     peers: int = 0
     received_bytes: int = 0
+    news: str = ""
 
 
 @dataclass(frozen=True, slots=True)

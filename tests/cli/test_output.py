@@ -22,13 +22,16 @@ class Terminal(io.StringIO):
         return True
 
 
-def report(done: int, total: int | None, phase: str = "fetch", peers: int = 1) -> dict[str, object]:
+def report(
+    done: int, total: int | None, phase: str = "fetch", peers: int = 1, news: str = ""
+) -> dict[str, object]:
     return {
         "phase": phase,
         "done_bytes": done,
         "total_bytes": total,
         "peers": peers,
         "received_bytes": done,
+        "news": news,
     }
 
 
@@ -97,6 +100,14 @@ def test_on_a_terminal_progress_is_one_line_that_goes_away(
         display.update(report(1, 2))
     assert "\n" not in stream.getvalue()
     assert stream.getvalue().endswith("\r\033[K")
+
+
+def test_news_are_lines_of_their_own_and_do_not_wait() -> None:
+    stream = io.StringIO()
+    with ProgressDisplay("get m", stream, clock=lambda: 0.0) as display:
+        display.update(report(1, 2))
+        display.update(report(1, 2, news="12D3…aa sent a wrong leaf"))
+    assert stream.getvalue() == "12D3…aa sent a wrong leaf\n"
 
 
 @pytest.mark.parametrize(

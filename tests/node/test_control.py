@@ -79,6 +79,19 @@ async def test_progress_comes_before_the_result(home: Home) -> None:
     assert steps == sorted(steps, key=lambda step: step["done_bytes"])
 
 
+async def test_news_are_not_overtaken_by_progress(home: Home) -> None:
+    async def lively(_request: Request, progress: ProgressCallback) -> None:
+        for done in range(50):
+            progress(Progress(Phase.FETCH, done, 50, news=f"news {done}" if done % 10 == 0 else ""))
+
+    async with open_control(home.control, lively):
+        _, steps = await ask_in_thread(home, "get")
+    assert [step["news"] for step in steps if step["news"]] == [
+        f"news {n}" for n in range(0, 50, 10)
+    ]
+    assert steps[-1]["done_bytes"] == 49
+
+
 async def test_an_error_arrives_whole(home: Home) -> None:
     async with open_control(home.control, echo):
         with pytest.raises(RemoteError) as caught:
