@@ -243,11 +243,7 @@ class Connection:
                     frames = session.frames_received
                     self._report(now)
                     await trio.lowlevel.checkpoint()
-                try:
-                    session.receive(piece, now)
-                except YamuxError:
-                    self._report(now)
-                    raise
+                session.receive(piece, now)
             self._report(now)
             pieces = await self._channel.receive()
             if not pieces:

@@ -80,6 +80,17 @@ async def test_the_answer_acknowledges_agrees_and_answers_in_one_send(pair: Pair
     assert pair.near.stream_count == pair.far.stream_count == 0
 
 
+async def test_a_large_answer_takes_the_agreement_along(pair: Pair) -> None:
+    async def serve(stream: Stream) -> None:
+        await stream.send_message(bytes(10_000))
+
+    pair.far._on_stream = serve
+    stream = await pair.near.open_stream("/test")
+    await stream.send_all(b"request")
+    assert await stream.receive_message(10_000) == bytes(10_000)
+    assert len(pair.channels[1].sent) == 1
+
+
 async def test_a_stream_on_which_the_other_side_speaks_first_opens_when_it_is_read(
     pair: Pair,
 ) -> None:
@@ -133,6 +144,78 @@ async def test_small_writes_share_the_next_turn_of_a_busy_channel(
             for _, theirs in streams:
                 assert await theirs.receive_message(10) == b"small"
         assert len(pair.channels[0].sent) == 1
+
+
+async def test_small_writes_that_share_a_turn_keep_to_their_window(
+    open_pair: OpenPair, autojump_clock: MockClock
+) -> None:
+    network = MemoryNetwork(window_bytes=50_000)
+    async with open_pair(network=network) as pair:
+        bulk, _ = await pair.open_stream()
+        small, there = await pair.open_stream()
+        await wait_all_tasks_blocked()
+        network.cut("near", "far")
+        small._substream.send_credit_bytes = 2
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(bulk.send_all, bytes(200_000))
+            await wait_all_tasks_blocked()
+            nursery.start_soon(small.send_all, b"12345")
+            await wait_all_tasks_blocked()
+            network.heal("near", "far")
+            await trio.sleep(0.1)
+            assert small._substream.send_credit_bytes == 0
+            assert await there.receive_some() == b"12"
+            nursery.cancel_scope.cancel()
+
+
+async def test_writes_cancelled_again_and_again_pile_nothing_up(
+    open_pair: OpenPair, autojump_clock: MockClock
+) -> None:
+    network = MemoryNetwork(window_bytes=50_000)
+    async with open_pair(network=network) as pair:
+        streams = [await pair.open_stream() for _ in range(20)]
+        await wait_all_tasks_blocked()
+        network.cut("near", "far")
+        for ours, _ in streams:
+            with trio.move_on_after(0.01) as scope:
+                await ours.send_all(bytes(200_000))
+            assert scope.cancelled_caught
+        assert len(pair.channels[0]._unsent) < 200_000
+        network.heal("near", "far")
+        assert await streams[0][1].receive_exactly(200_000) == bytes(200_000)
+        assert not streams[1][1].unread_bytes
+
+
+async def test_a_stream_that_is_reset_while_it_waits_for_its_turn_sends_nothing(
+    open_pair: OpenPair, autojump_clock: MockClock
+) -> None:
+    network = MemoryNetwork(window_bytes=50_000)
+    async with open_pair(network=network) as pair:
+        (bulk, there), (other, other_there) = [await pair.open_stream() for _ in range(2)]
+        await wait_all_tasks_blocked()
+        gate = trio.Event()
+        receive = pair.channels[1].receive
+
+        async def receive_later() -> list[bytes | memoryview]:
+            await gate.wait()
+            return await receive()
+
+        pair.channels[1].receive = receive_later  # type: ignore[method-assign]
+        async with trio.open_nursery() as nursery:
+
+            async def send() -> None:
+                with pytest.raises(StreamReset):
+                    await other.send_all(bytes(100_000))
+
+            nursery.start_soon(bulk.send_all, bytes(200_000))
+            await wait_all_tasks_blocked()
+            nursery.start_soon(send)
+            await wait_all_tasks_blocked()
+            other_there.reset()
+            await wait_all_tasks_blocked()
+            gate.set()
+            assert await there.receive_exactly(200_000) == bytes(200_000)
+        assert other._substream.send_credit_bytes > 200_000
 
 
 async def test_small_writes_wait_when_too_many_share_a_turn(
@@ -347,6 +430,14 @@ async def test_a_protocol_nobody_speaks_surfaces_where_the_answer_is_read(pair: 
     assert pair.near.stream_count == pair.far.stream_count == 0
 
 
+async def test_a_refusal_ends_the_stream_so_that_any_peer_can_read_it(pair: Pair) -> None:
+    stream = await pair.near.open_stream("/nobody/1")
+    await stream.send_all(b"a request that will be taken for nonsense " * 10)
+    await wait_all_tasks_blocked()
+    refusal = frame(0, 2, 1, HEADER + b"\x03na\n")
+    assert b"".join(pair.channels[1].sent[0]) == refusal + frame(1, 4, 1, 0)
+
+
 async def test_a_refusal_that_a_reset_follows_is_still_told(pair: Pair) -> None:
     stream = await pair.near.open_stream("/nobody/1")
     pair.near._outbound.kick()
@@ -396,6 +487,21 @@ async def test_a_dialer_that_proposes_nothing_is_reset_in_time(
     assert raw.reset_there
     assert pair.far.stream_count == 0
     assert not pair.far._negotiating
+
+
+async def test_a_peer_that_never_finishes_is_reset_though_no_ping_is_due(
+    open_pair: OpenPair, autojump_clock: MockClock
+) -> None:
+    async with open_pair(limits=Limits(keep_alive_s=10_000)) as pair:
+        ours, theirs = await pair.open_stream()
+        await trio.sleep(60)  # the early pings are over, and the alarm for their answers
+        await ours.aclose()
+        await trio.sleep(29)
+        assert pair.near.stream_count == 1
+        await trio.sleep(2)
+        assert pair.near.stream_count == 0
+        with pytest.raises(StreamReset):
+            await theirs.send_all(b"x")
 
 
 @pytest.mark.parametrize("nonsense", [b"GET / HTTP/1.1\r\n", HEADER + b"\xff\xff\x7f", b""])

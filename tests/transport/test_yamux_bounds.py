@@ -209,6 +209,17 @@ def test_a_stream_that_is_over_costs_nothing(how: str) -> None:
     assert stream.take() is None
 
 
+def test_nothing_is_put_back_into_a_stream_that_is_over() -> None:
+    session = make()
+    stream = opened(session, 1, b"abc")
+    piece = stream.take()
+    assert piece is not None
+    session.reset(stream)
+    stream.put_back(piece)
+    assert stream.unread_bytes == 0
+    assert stream.take() is None
+
+
 def test_a_stream_that_the_peer_finished_is_charged_for_its_unread_bytes_alone() -> None:
     ledger = CreditLedger(Limits())
     session = make(ledger=ledger)
@@ -427,6 +438,13 @@ def test_the_first_ping_goes_out_at_once_and_measures_the_round_trip() -> None:
         nonce = int.from_bytes(session.take_control()[-4:])
         receive(session, frame(PING, ACK, 0, nonce), now=now + 0.25)
     assert session.next_timeout() == 2.0 + Limits().keep_alive_s
+
+
+def test_an_answer_to_another_ping_measures_nothing() -> None:
+    session = make()
+    session.handle_timeout(0.0)
+    assert not receive(session, frame(PING, ACK, 0, 2), now=0.1)
+    assert session.rtt_s is None
 
 
 def test_a_better_round_trip_is_believed_at_once_and_a_worse_one_slowly() -> None:

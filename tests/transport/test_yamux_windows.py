@@ -22,9 +22,9 @@ NOISE_PLAINTEXT = 65_519
 class Transfer:
     """A sender that always has more, a receiver that reads at a rate, a path with a round trip."""
 
-    def __init__(self, *, rtt_s: float, limits: Limits | None = None) -> None:
-        self.limits = limits or Limits()
-        self.ledger = CreditLedger(self.limits)
+    def __init__(self, *, rtt_s: float, ledger: CreditLedger | None = None) -> None:
+        self.limits = Limits()
+        self.ledger = ledger or CreditLedger(self.limits)
         self.now, self.rtt_s = 0.0, rtt_s
         self.sender = self._session(CreditLedger(self.limits), initiator=True)
         self.receiver = self._session(self.ledger, initiator=False)
@@ -105,6 +105,14 @@ def test_the_windows_of_a_connection_grow_to_32_mib_together() -> None:
         transfer.run(near, far, 128 * MIB, bytes_per_s=1e9)
     assert transfer.ledger.used_bytes <= 32 * MIB
     assert [far.window_bytes for _, far in pairs][:1] == [16 * MIB]
+
+
+def test_windows_of_many_connections_leave_the_last_quarter_of_the_node_alone() -> None:
+    ledger = CreditLedger(Limits())
+    for _ in range(10):
+        transfer = Transfer(rtt_s=0.0002, ledger=ledger)
+        transfer.run(*transfer.open_stream(), 128 * MIB, bytes_per_s=1e9)
+    assert 64 * MIB < ledger.used_bytes <= 96 * MIB + 10 * INITIAL_WINDOW_BYTES
 
 
 def test_windows_shrink_when_the_node_has_promised_most_of_its_memory() -> None:
