@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
     from contextlib import AbstractAsyncContextManager
 
+    from lattica import content
     from lattica._control_server import ControlServer
     from lattica._home import Home
     from lattica.codec import Value
@@ -136,8 +137,7 @@ async def open_node(
             ):
                 remember(owned, mesh.listen_addresses)
                 node = AsyncNode(owned, mesh, dht, pubsub, store, exchange, nursery)
-                if dht.server:  # a visitor would leave records that outlive it
-                    dht.keep_providing(await trio.to_thread.run_sync(list, store.provided()))
+                await node._provide()
                 async with AsyncExitStack() as more:
                     if settings.flag("mdns"):
                         await more.enter_async_context(open_mdns(mesh))
@@ -268,9 +268,7 @@ class AsyncNode:
             )
             stored = await trio.to_thread.run_sync(partial(self.store.add, built, name=name))
             seconds = trio.current_time() - started
-        segments = [segment for file in built.files for segment in file.segments]
-        named = [segment.root.multihash for segment in segments if segment.name]
-        self.dht.keep_providing([stored.root.multihash, *named])
+        await self._provide()
         await self._swarms.announce(stored)
         return Share(
             cid=stored.root,
@@ -279,7 +277,7 @@ class AsyncNode:
             path=stored.path,
             kind=stored.kind,
             size=stored.size,
-            segments=len(segments),
+            segments=sum(len(file.segments) for file in built.files),
             seconds=seconds,
         )
 
@@ -325,32 +323,13 @@ class AsyncNode:
             started = trio.current_time()
             known = [PeerInfo(ticket.peer, ticket.addresses)] if ticket else []
             known += [await self._peer_at(peer) for peer in peers]
-            called = (
-                (ticket.name if ticket else None) or self._swarms.heard.name_of(cid) or str(cid)
+            name = ticket.name if ticket else None
+            path = await trio.to_thread.run_sync(
+                destination_of, destination, name or self._swarms.heard.name_of(cid) or str(cid)
             )
-            path = await trio.to_thread.run_sync(destination_of, destination, called)
-            sender, found = trio.open_memory_channel[PeerInfo](0)
-            report = FetchReporter(progress)
-            try:
-                async with private_nursery() as nursery:
-                    nursery.start_soon(self._look_for_providers, cid, sender, report)
-                    fetched = await self.exchange.fetch(
-                        cid,
-                        path,
-                        providers=known,
-                        more=found,
-                        overwrite=overwrite,
-                        name=path.name,
-                        segments=cut_file,
-                        progress=report,
-                    )
-                    nursery.cancel_scope.cancel()
-            except NoProvider as error:
-                if not self.mesh.connections():
-                    error.hint = "this node knows nobody: name a peer with --bootstrap or --from"
-                raise
-        if self.dht.server:
-            self.dht.keep_providing([cid.multihash])
+            fetched = await self._fetch(cid, path, known, FetchReporter(progress), overwrite)
+            seconds = trio.current_time() - started
+        await self._provide()
         return Fetched(
             cid=cid,
             path=fetched.stored.path,
@@ -358,7 +337,7 @@ class AsyncNode:
             kind=fetched.stored.kind,
             size=fetched.stored.size,
             received_bytes=fetched.received_bytes,
-            seconds=trio.current_time() - started,
+            seconds=seconds,
             sources=tuple(Source(peer, count) for peer, count in fetched.sources.items()),
             bad_leaves=len(fetched.bad_leaves),
         )
@@ -399,6 +378,8 @@ class AsyncNode:
             report = await trio.to_thread.run_sync(
                 self.store.verify, cid, lambda size: trio.from_thread.run_sync(count, size)
             )
+        if report.damaged_count:
+            self.dht.stop_providing(cid.multihash)
         damaged = tuple(
             Damaged(item.cid, item.path, item.offset, item.length, item.reason)
             for item in report.damaged
@@ -451,6 +432,35 @@ class AsyncNode:
             return PeerInfo(parsed.peer_id, (parsed.without_peer(),))
         return PeerInfo((await self.mesh.dial(parsed)).peer, (parsed,))
 
+    async def _fetch(
+        self,
+        cid: CID,
+        path: Path,
+        known: list[PeerInfo],
+        report: FetchReporter,
+        overwrite: bool,
+    ) -> content.Fetched:
+        sender, found = trio.open_memory_channel[PeerInfo](0)
+        try:
+            async with private_nursery() as nursery:
+                nursery.start_soon(self._look_for_providers, cid, sender, report)
+                fetched = await self.exchange.fetch(
+                    cid,
+                    path,
+                    providers=known,
+                    more=found,
+                    overwrite=overwrite,
+                    name=path.name,
+                    segments=cut_file,
+                    progress=report,
+                )
+                nursery.cancel_scope.cancel()
+                return fetched
+        except NoProvider as error:
+            if not self.mesh.connections():
+                error.hint = "this node knows nobody: name a peer with --bootstrap or --from"
+            raise
+
     async def _look_for_providers(
         self, cid: CID, sender: trio.MemorySendChannel[PeerInfo], report: FetchReporter
     ) -> None:
@@ -465,6 +475,12 @@ class AsyncNode:
             except LatticaError as error:
                 logger.info("looking for providers of %s: %s", cid, error)
             await trio.sleep(next(pauses, _LOOKUP_PAUSES_S[-1]))
+
+    async def _provide(self) -> None:
+        """Have the DHT told of all that is held whole; what it knows already it keeps."""
+        if self.dht.server:  # a visitor would leave records that outlive it
+            held = await trio.to_thread.run_sync(list, self.store.provided())
+            self.dht.keep_providing(held)
 
 
 @contextmanager
