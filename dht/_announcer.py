@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ._lookup import Lookup
     from ._providers import ProvideSchedule
 
+LOOKUPS = 8  # under way at once for announcements: half of all, the rest is for who waits
 TELLS = 16  # peers being told at once
 BATCH = 1024  # keys announced together
 
@@ -40,7 +41,7 @@ class Announcer:
 
     def __init__(self, mesh: Mesh, client: Client, schedule: ProvideSchedule) -> None:
         self._mesh, self._client, self._schedule = mesh, client, schedule
-        self._tells = trio.Semaphore(TELLS)
+        self._lookups, self._tells = trio.Semaphore(LOOKUPS), trio.Semaphore(TELLS)
         self._changed = trio.Event()
 
     def wake(self) -> None:
@@ -73,7 +74,8 @@ class Announcer:
         return min((told[key] for key in keys), default=0)
 
     async def _announce_region(self, keys: Sequence[bytes], told: Counter[bytes]) -> None:
-        lookup = await self._client.find_node(keys[0])
+        async with self._lookups:
+            lookup = await self._client.find_node(keys[0])
         shift = KEY_BITS - lookup.covered_bits()
         regions: dict[int, list[bytes]] = {}
         for key in keys:

@@ -50,6 +50,7 @@ class Client:
     Attributes:
         table: the contacts; changed here only.
         met: set while the table holds anybody. Another event after it was empty.
+        alone: whether we lost touch with everybody, and nobody has answered since.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Client:
     ) -> None:
         self.table = table
         self.met = trio.Event()
+        self.alone = False
         self._mesh, self._on_met = mesh, on_met
         self._requester = Requester(mesh, protocol)
         self._patience = Patience()
@@ -200,6 +202,11 @@ class Client:
         """Let go of the streams to `peer`."""
         self._requester.forget(peer)
 
+    def note_alone(self) -> None:
+        """Note that the last connection has ended, and have the likeliest contacts asked."""
+        self.alone = True
+        self.table.doubt(now=trio.current_time())
+
     async def run(self) -> None:
         """Ask those to be considered; let go of streams that are idle. Runs until cancelled."""
         async with private_nursery() as nursery:
@@ -226,7 +233,8 @@ class Client:
         to_check = self.table.add(peer, now=trio.current_time())
         if to_check is not None:
             self.consider(to_check)
-        if not self.met.is_set() and len(self.table):
+        if len(self.table) and (self.alone or not self.met.is_set()):
+            self.alone = False
             self.met.set()
             self._on_met()
 
@@ -235,6 +243,8 @@ class Client:
         if self._mesh.connections():
             self.table.failed(peer, now=trio.current_time())
             self._note_size()
+        else:
+            self.table.put_off(peer, now=trio.current_time())
 
     def _note_size(self) -> None:
         if self.met.is_set() and not len(self.table):

@@ -194,9 +194,15 @@ class ProvideSchedule:
         self._push(own)
 
     def hasten(self, *, now: float) -> None:
-        """Make due what was never announced to anybody: there is somebody now."""
+        """Make due what nobody was told, or not for the last minute: there is somebody again.
+
+        A node that has been away cannot tell for how long, since its clock may have slept as well:
+        what others recorded may have lapsed, and may name addresses that it had then.
+        """
+        before = now - RENEW_FIRST_SECONDS
         for own in self._own.values():
-            if own.announced_at is None and not own.under_way and own.due_at > now:
+            fresh = own.announced_at is not None and own.announced_at > before
+            if not fresh and not own.under_way and own.due_at > now:
                 own.due_at, own.retry = now, RETRY_SECONDS
                 self._push(own)
 

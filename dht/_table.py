@@ -143,6 +143,18 @@ class RoutingTable:
         if bucket.spares or contact.failures >= MAX_FAILURES:
             self._replace(bucket, peer, now)
 
+    def put_off(self, peer: PeerId, *, now: float) -> None:
+        """Note that `peer` could not be asked, through no fault of its own; ask it later."""
+        contact = self.get(peer)
+        if contact is not None:
+            contact.check_at = max(contact.check_at, now + RECHECK_SECONDS)
+
+    def doubt(self, *, now: float) -> None:
+        """Have the contacts heard from last asked at once: we lost touch with everybody."""
+        latest = sorted(self, key=lambda contact: contact.seen_at, reverse=True)
+        for contact in latest[: self._bucket_size]:
+            contact.check_at = min(contact.check_at, now)
+
     def remove(self, peer: PeerId, *, now: float) -> None:
         """Forget `peer`: it said that it does not speak the protocol (any more)."""
         bucket = self._buckets.get(self.bucket_of(peer))

@@ -8,6 +8,8 @@ Three kinds of task run here:
   looked at and is tried again, never an error: a node without a network is a node all the same;
 - one keeps the table fresh: a lookup of ourselves, as soon as there is somebody to ask and then at
   doubling intervals, a lookup in each region that was quiet for long, a word with silent contacts.
+  When the last connection has ended (the lid was closed, the network is gone) the contacts heard
+  from last are asked at once, and again until one of them answers.
 """
 
 from __future__ import annotations
@@ -60,6 +62,7 @@ class Upkeep:
         self._mesh, self._client, self._protocol, self._rng = mesh, client, protocol, rng
         self._bootstraps = [Bootstrap(address) for address in bootstrap]
         self._settled = trio.Event()
+        self._hurry = trio.Event()  # there are silent contacts to ask, sooner than it seemed
         self._note_settled()
 
     def bootstrap_statuses(self, now: float) -> tuple[BootstrapStatus, ...]:
@@ -96,6 +99,9 @@ class Upkeep:
                 self._consider(event.peer)
             elif isinstance(event, PeerDisconnected):
                 self._client.release(event.peer)
+                if not self._mesh.connections():
+                    self._client.note_alone()
+                    self._hurry.set()
 
     def _consider(self, peer: PeerId) -> None:
         spoken = self._mesh.book.protocols(peer)
@@ -130,7 +136,7 @@ class Upkeep:
                 await connection.closed.wait()
                 why = str(connection.close_reason)
             again_at = bootstrap.lost(
-                why, now=trio.current_time(), lonely=not len(self._client.table), rng=self._rng
+                why, now=trio.current_time(), lonely=not self._mesh.connections(), rng=self._rng
             )
             _log.info("bootstrap %s: %s", bootstrap.address, why)
             self._note_settled()
@@ -166,7 +172,9 @@ class Upkeep:
 
     async def _ask_silent(self, *, until: float) -> None:
         while (now := trio.current_time()) < until and self._client.met.is_set():
+            self._hurry = trio.Event()
             for peer in self._client.table.due_checks(now):
                 self._client.consider(peer)
             # Not before a second has passed: those just asked have yet to answer.
-            await trio.sleep_until(min(until, max(self._client.table.next_check(), now + 1.0)))
+            with trio.move_on_at(min(until, max(self._client.table.next_check(), now + 1.0))):
+                await self._hurry.wait()

@@ -181,6 +181,20 @@ def test_the_first_peer_makes_due_what_nobody_has_heard_yet() -> None:
     assert schedule.due(1.0, 10) == [key(2)]
 
 
+def test_whoever_is_met_after_an_absence_is_told_all_that_was_not_just_announced() -> None:
+    schedule = ProvideSchedule()
+    for number, announced_at in ((1, 0.0), (2, 990.0)):
+        schedule.add(key(number), now=announced_at)
+        schedule.due(announced_at, 10)
+        schedule.announced(key(number), now=announced_at)
+    schedule.due(100.0, 10)
+    schedule.announced(key(1), now=100.0)
+    schedule.due(300.0, 10)
+    schedule.announced(key(1), now=900.0)
+    schedule.hasten(now=1000.0)
+    assert schedule.due(1000.0, 10) == [key(1)]
+
+
 def test_a_key_that_is_no_longer_provided_is_never_due() -> None:
     schedule = ProvideSchedule()
     schedule.add(key(1), now=0.0)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trio
+import trio.testing
 
 from lattica import _varint
 from lattica.dht._client import LOOKUPS
@@ -582,3 +583,28 @@ async def test_only_so_many_lookups_run_at_once(autojump_clock: MockClock, swarm
             for number in range(100):
                 nursery.start_soon(node.dht.closest_peers, bytes([number, 1]))
     assert LOOKUPS - 1 <= most <= LOOKUPS
+
+
+async def test_a_search_does_not_wait_behind_announcements(
+    autojump_clock: MockClock, swarm: Swarm
+) -> None:
+    """However many regions there are to announce in, and however slow the peers there are."""
+
+    async def serve(stream: Stream) -> None:
+        while (data := await stream.receive_message(MAX_MESSAGE)) is not None:
+            request = decode(data)
+            if request.type is MessageType.FIND_NODE:
+                await trio.sleep(1.5)
+            await stream.send_message(encode(Message(request.type, request.key)))
+
+    node = await swarm.start(1)
+    async with open_answerer(swarm, serve) as peer:
+        await peer.connect(node.peer, node.mesh.addresses)
+        await node.dht.wait_joined()
+        async with trio.open_nursery() as nursery:
+            for number in range(100):  # each with a lookup of its own
+                nursery.start_soon(node.dht.provide, bytes([number]) * 34)
+            await trio.testing.wait_all_tasks_blocked()
+            with trio.fail_after(1.0):
+                assert [info async for info in node.dht.find_providers(KEY)] == []
+            nursery.cancel_scope.cancel()

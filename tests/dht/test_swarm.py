@@ -11,7 +11,8 @@ import trio
 
 from lattica.dht import BootstrapPhase, Dht, InvalidKey
 from lattica.dht._keys import K
-from lattica.dht._providers import RENEW_FIRST_SECONDS
+from lattica.dht._providers import PROVIDER_SECONDS, RENEW_FIRST_SECONDS
+from lattica.dht._table import RECHECK_SECONDS
 from lattica.identity import Identity, PeerId
 from lattica.transport import Multiaddr, PeerInfo
 
@@ -262,17 +263,23 @@ async def test_a_node_whose_own_network_fails_keeps_its_contacts(
     assert len(await node.dht.closest_peers(b"key")) == 4
 
 
-async def test_a_node_that_was_cut_off_for_hours_finds_back_without_a_bootstrap(
+async def test_a_node_that_was_cut_off_for_hours_finds_back_and_announces_what_it_has(
     autojump_clock: MockClock, swarm: Swarm
 ) -> None:
     one, other = await swarm.start(1), await swarm.start(2)
     await other.mesh.connect(one.peer, one.mesh.addresses)  # as a local search would
     await other.dht.wait_joined()
+    await other.dht.provide(multihash("model"))
+    await trio.sleep(3 * 3600.0)
     swarm.network.cut(one.host, other.host)
     await trio.sleep(3 * 3600.0)
     assert other.mesh.connections() == []
+    assert other.dht.status().peers == 1
+    one.dht._store.expire(trio.current_time() + PROVIDER_SECONDS)  # it was longer for the others
     swarm.network.heal(one.host, other.host)
-    assert [info.peer for info in await other.dht.closest_peers(b"key")] == [one.peer]
+    await trio.sleep(RECHECK_SECONDS + 10.0)
+    assert other.mesh.connected(one.peer) is not None
+    assert one.dht.status().records == 1
 
 
 async def test_whoever_leaves_the_loop_ends_the_search(

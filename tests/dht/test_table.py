@@ -146,6 +146,28 @@ def test_failures_that_come_together_count_once() -> None:
     assert table.next_check() == 10.0 + RECHECK_SECONDS
 
 
+def test_a_contact_that_could_not_be_asked_is_asked_later_and_not_blamed() -> None:
+    table = RoutingTable(LOCAL)
+    one, two = peers(2)
+    table.add(one, now=0.0)
+    for round_ in range(10):
+        now = CHECK_SECONDS + round_ * RECHECK_SECONDS
+        assert table.due_checks(now) == [one]
+        table.put_off(one, now=now)
+        assert table.next_check() == now + RECHECK_SECONDS
+    table.put_off(two, now=0.0)
+    assert [contact.failures for contact in table] == [0]
+
+
+def test_when_all_are_lost_those_heard_from_last_are_asked_at_once() -> None:
+    table = RoutingTable(LOCAL)
+    for when, peer in enumerate(peers(40)):
+        table.add(peer, now=float(when))
+    table.doubt(now=50.0)
+    latest = sorted(table, key=lambda each: each.seen_at)[-K:]
+    assert set(table.due_checks(50.0)) == {each.peer for each in latest}
+
+
 def test_an_answer_clears_earlier_failures() -> None:
     table = RoutingTable(LOCAL)
     (peer,) = peers(1)
