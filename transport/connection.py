@@ -219,12 +219,14 @@ class Connection:
                         nursery.start_soon(self._guard, pump)
         finally:
             self._close_here()
-            with trio.CancelScope(shield=True):
-                await self._say_goodbye()
-            self._channel.close()
-            self._session.lose()
-            self._negotiating.clear()
-            self.closed.set()
+            try:
+                with trio.CancelScope(shield=True):
+                    await self._say_goodbye()
+            finally:  # whatever interrupts the goodbye: others wait for `closed`
+                self._channel.close()
+                self._session.lose()
+                self._negotiating.clear()
+                self.closed.set()
 
     async def _guard(self, pump: Callable[[], Awaitable[None]]) -> None:
         # What the peer or the network does wrong ends the connection, not the caller's nursery.
@@ -243,7 +245,11 @@ class Connection:
                     frames = session.frames_received
                     self._report(now)
                     await trio.lowlevel.checkpoint()
-                session.receive(piece, now)
+                try:
+                    session.receive(piece, now)
+                except YamuxError:
+                    self._report(now)
+                    raise
             self._report(now)
             pieces = await self._channel.receive()
             if not pieces:
@@ -252,7 +258,10 @@ class Connection:
 
     def _report(self, now: float) -> None:
         for event in self._session.events():
-            self._handle(event, now)
+            try:
+                self._handle(event, now)
+            except YamuxError as error:
+                self._fail(error)  # and go on: the other events are news for whoever waits
         self._outbound.kick()
         self._close_if_done()
 
@@ -322,7 +331,7 @@ class Connection:
         if politely:
             self._close_substream(substream)
         else:
-            self._reset_substream(substream)
+            self._reset_substream(substream, answer=True)
 
     # What streams ask for
 
@@ -353,9 +362,9 @@ class Connection:
         self._set_alarm()
         self._close_if_done()
 
-    def _reset_substream(self, substream: Substream) -> None:
-        self._session.reset(substream)
+    def _reset_substream(self, substream: Substream, *, answer: bool = False) -> None:
         substream.owner = None
+        self._session.reset(substream, answer=answer)
         self._outbound.kick()
         self._close_if_done()
 
@@ -378,6 +387,8 @@ class Connection:
             lost = ConnectionLost(str(error) or "the link broke", peer=self.peer)
             lost.__cause__ = error
             error = lost
+        _log.debug("the connection to %s ends", self.peer, exc_info=error)
+        _forget_frames(error)
         self.close_reason = error
         for substream in self._session.streams:
             if substream.owner is not None:
@@ -405,6 +416,13 @@ class Connection:
                 await self._outbound.send_control()
             except _LINK_ERRORS as error:
                 _log.debug("no goodbye to %s: %s", self.peer, error)
+
+
+def _forget_frames(error: BaseException | None) -> None:
+    """Take the tracebacks off an error that is kept: their frames hold all that was received."""
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__
 
 
 class _Inbound:

@@ -401,12 +401,15 @@ class Session:
         else:
             self._lingering[stream] = now + LINGER_S
 
-    def reset(self, stream: Substream) -> None:
-        """Give the stream up, both directions, at once; what is unread is thrown away."""
+    def reset(self, stream: Substream, *, answer: bool = False) -> None:
+        """Give the stream up, both directions, at once; what is unread is thrown away.
+
+        `answer` as for `send_soon`.
+        """
         stream.discard()
         stream.finished_here = True
         if stream.id in self._streams:
-            self._reset(stream)
+            self._reset(stream, answer=answer)
 
     # The session
 
@@ -495,9 +498,13 @@ class Session:
             self._lingering.pop(stream, None)
             self._grants.pop(stream, None)
 
-    def _reset(self, stream: Substream) -> None:
-        self._queue(self._header(stream, _WINDOW_UPDATE, _RST, 0))
+    def _reset(self, stream: Substream, *, answer: bool = False) -> None:
         self._remove(stream)
+        frame = self._header(stream, _WINDOW_UPDATE, _RST, 0)
+        if answer:
+            self._answer(frame)
+        else:
+            self._queue(frame)
 
     def _header(self, stream: Substream, kind: int, flags: int, value: int) -> bytes:
         flags |= stream.flags
