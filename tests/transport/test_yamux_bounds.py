@@ -27,9 +27,10 @@ from lattica.transport.yamux import (
     WindowExceeded,
     YamuxError,
 )
+from lattica.transport.yamux._control import MAX_ANSWERS, MAX_PONGS
 from lattica.transport.yamux._frames import MAX_STREAM_ID
 from lattica.transport.yamux._ids import MAX_SKIPPED, StreamIds
-from lattica.transport.yamux._session import LINGER_S, MAX_ANSWERS, MAX_PONGS
+from lattica.transport.yamux._session import LINGER_S
 
 if TYPE_CHECKING:
     from lattica.errors import LatticaError

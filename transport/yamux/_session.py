@@ -25,6 +25,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ._control import ControlQueue
 from ._events import Answered, Ended, GoneAway, Opened, Readable, Reset, Writable
 from ._frames import (
     HEADER,
@@ -37,7 +38,6 @@ from ._frames import (
     FrameError,
     FrameType,
     GoAwayCode,
-    PeerFlood,
     SessionClosing,
     StreamIdError,
     StreamIdsExhausted,
@@ -59,8 +59,6 @@ if TYPE_CHECKING:
 
 LINGER_S = 30.0  # how long a stream that we closed waits for the peer's end before it is reset
 FAR_RTT_S = 0.010  # round trips from here on get the greater bounds
-MAX_ANSWERS = 1024  # frames that the peer made us queue and does not take
-MAX_PONGS = 16  # answers to pings that wait; more pings than that are not answered
 JOINED_BYTES = 4096  # payloads up to here are copied behind their header
 # Of one stream, before others get their turn on the link: one send of a secure channel.
 MAX_BATCH_BYTES = 8 * MAX_BODY_BYTES + JOINED_BYTES
@@ -75,7 +73,6 @@ class Session:
 
     Attributes:
         frames_received: how many headers were read so far.
-        queued_bytes: control frames that wait for `take_control`, credit and pongs not counted.
     """
 
     def __init__(
@@ -89,12 +86,7 @@ class Session:
         self._counts = {True: 0, False: 0}  # open streams of ours, of theirs
         self._lingering: dict[Substream, float] = {}  # deadline; the oldest first
         self._events: list[Event] = []
-        # Outbound
-        self._frames: list[bytes] = []
-        self._grants: dict[Substream, int] = {}
-        self._pongs: list[int] = []
-        self._answers = 0
-        self.queued_bytes = 0
+        self._control = ControlQueue()
         # Inbound: a header that is cut, and the body that is arriving
         self.frames_received = 0
         self._head = bytearray()
@@ -129,7 +121,12 @@ class Session:
     @property
     def has_control(self) -> bool:
         """Whether `take_control` has something."""
-        return bool(self._frames or self._grants or self._pongs)
+        return bool(self._control)
+
+    @property
+    def queued_bytes(self) -> int:
+        """Size of the control frames that wait, credit and pongs not counted."""
+        return self._control.queued_bytes
 
     # Inbound
 
@@ -201,7 +198,7 @@ class Session:
                 self._check_known(stream_id)
         if stream is not None and stream.closed and kind == _DATA and value:
             # We left, and the peer goes on: tell it once, and forget the stream.
-            self._answer(encode(FrameType.WINDOW_UPDATE, _RST, stream_id, 0))
+            self._control.answer(encode(FrameType.WINDOW_UPDATE, _RST, stream_id, 0))
             self._remove(stream)
             stream = None
         if kind == _DATA:
@@ -232,7 +229,7 @@ class Session:
             or self._counts[False] >= self._limits.streams_per_connection
             or not self._account.admit(ours=False)
         ):
-            self._answer(encode(FrameType.WINDOW_UPDATE, _RST, stream_id, 0))
+            self._control.answer(encode(FrameType.WINDOW_UPDATE, _RST, stream_id, 0))
             return None
         stream = self._add(stream_id, ours=False, now=now)
         stream.flags = _ACK
@@ -254,7 +251,7 @@ class Session:
         if stream.closed:  # closed here between two parts of the body
             self._body_stream = None
             if stream.id in self._streams:
-                self._answer(encode(FrameType.WINDOW_UPDATE, _RST, stream.id, 0))
+                self._control.answer(encode(FrameType.WINDOW_UPDATE, _RST, stream.id, 0))
                 self._remove(stream)
             return
         stream.queue(part, held_bytes)
@@ -278,7 +275,7 @@ class Session:
         if stream.finished_there:
             return
         stream.end()
-        self._grants.pop(stream, None)
+        self._control.forget_grant(stream)
         if not stream.closed:
             self._events.append(Ended(stream))
         if stream.finished_here:
@@ -293,8 +290,7 @@ class Session:
 
     def _receive_ping(self, flags: int, nonce: int, now: float) -> None:
         if flags & _SYN:
-            if len(self._pongs) < MAX_PONGS:
-                self._pongs.append(nonce)
+            self._control.pong(nonce)
         elif flags & _ACK:
             rtt_s = self._pulse.answered(nonce, now)
             if rtt_s is not None:
@@ -324,7 +320,7 @@ class Session:
         if first:
             self.send_soon(stream, first)
         else:
-            self._queue(self._header(stream, _WINDOW_UPDATE, 0, 0))
+            self._control.add(stream.header(_WINDOW_UPDATE, 0, 0))
         return stream
 
     def send_soon(self, stream: Substream, data: bytes, *, answer: bool = False) -> None:
@@ -334,11 +330,11 @@ class Session:
         PeerFlood then.
         """
         stream.send_credit_bytes -= len(data)
-        frame = self._header(stream, _DATA, 0, len(data)) + data
+        frame = stream.header(_DATA, 0, len(data)) + data
         if answer:
-            self._answer(frame)
+            self._control.answer(frame)
         else:
-            self._queue(frame)
+            self._control.add(frame)
 
     def batch(self, stream: Substream, data: memoryview) -> tuple[list[bytes | memoryview], int]:
         """Cut frames off the front of `data`, control first: `(buffers, bytes of data taken)`.
@@ -351,7 +347,7 @@ class Session:
         buffers: list[bytes | memoryview] = []
         for start in range(0, size, MAX_BODY_BYTES):
             body = data[start : min(start + MAX_BODY_BYTES, size)]
-            head += self._header(stream, _DATA, 0, len(body))
+            head += stream.header(_DATA, 0, len(body))
             if len(body) <= JOINED_BYTES:
                 buffers.append(b"".join((head, body)))
             else:
@@ -371,14 +367,14 @@ class Session:
         credit = stream.window_bytes - held
         if credit > 0:
             stream.credit_bytes += credit
-            self._grants[stream] = self._grants.get(stream, 0) + credit
+            self._control.grant(stream, credit)
 
     def finish(self, stream: Substream) -> None:
         """Say that we send nothing more on this stream. What was sent before arrives before."""
         if stream.finished_here or stream.id not in self._streams:
             return
         stream.finished_here = True
-        self._queue(self._header(stream, _WINDOW_UPDATE, _FIN, 0))
+        self._control.add(stream.header(_WINDOW_UPDATE, _FIN, 0))
         if stream.finished_there:
             self._remove(stream)
 
@@ -393,7 +389,7 @@ class Session:
         waits_for_credit = not stream.credit_bytes and self._body_stream is not stream
         self.finish(stream)
         stream.discard()
-        self._grants.pop(stream, None)
+        self._control.forget_grant(stream)
         if stream.id not in self._streams:
             return
         if waits_for_credit:
@@ -415,23 +411,13 @@ class Session:
 
     def take_control(self) -> bytes:
         """Return the control frames that wait. They must be sent before anything else."""
-        if not self.has_control:
-            return b""
-        frames = [encode(FrameType.PING, _ACK, 0, nonce) for nonce in self._pongs]
-        frames += self._frames
-        for stream, credit in self._grants.items():
-            frames.append(self._header(stream, _WINDOW_UPDATE, 0, credit))
-        self._pongs.clear()
-        self._frames.clear()
-        self._grants.clear()
-        self._answers = self.queued_bytes = 0
-        return b"".join(frames)
+        return self._control.take()
 
     def go_away(self, code: GoAwayCode = GoAwayCode.NORMAL) -> None:
-        """Say goodbye: no new streams either way, open ones may finish."""
-        if not self._going:
+        """Say goodbye: no new streams either way, open ones may finish, if the code is normal."""
+        if not self._going or code != GoAwayCode.NORMAL:
             self._going = True
-            self._queue(encode(FrameType.GO_AWAY, 0, 0, code))
+            self._control.add(encode(FrameType.GO_AWAY, 0, 0, code))
 
     def ping(self, now: float) -> None:
         """Ask for a sign of life now, unless one is awaited already."""
@@ -462,15 +448,13 @@ class Session:
         self._going = self._gone = True
         self._streams.clear()
         self._lingering.clear()
-        self._frames.clear()
-        self._grants.clear()
-        self._pongs.clear()
+        self._control.clear()
         self._body_stream = None
         self._account.close()
 
     def _ask(self, nonce: int | None) -> None:
         if nonce is not None:
-            self._queue(encode(FrameType.PING, _SYN, 0, nonce))
+            self._control.add(encode(FrameType.PING, _SYN, 0, nonce))
 
     def _resize(self, stream: Substream, held_bytes: int, *, quick: bool) -> None:
         window = stream.window_bytes
@@ -496,30 +480,15 @@ class Session:
         if self._streams.pop(stream.id, None) is not None:
             self._counts[stream.ours] -= 1
             self._lingering.pop(stream, None)
-            self._grants.pop(stream, None)
+            self._control.forget_grant(stream)
 
     def _reset(self, stream: Substream, *, answer: bool = False) -> None:
         self._remove(stream)
-        frame = self._header(stream, _WINDOW_UPDATE, _RST, 0)
+        frame = stream.header(_WINDOW_UPDATE, _RST, 0)
         if answer:
-            self._answer(frame)
+            self._control.answer(frame)
         else:
-            self._queue(frame)
-
-    def _header(self, stream: Substream, kind: int, flags: int, value: int) -> bytes:
-        flags |= stream.flags
-        stream.flags = 0
-        return HEADER.pack(0, kind, flags, stream.id, value)
-
-    def _queue(self, frame: bytes) -> None:
-        self._frames.append(frame)
-        self.queued_bytes += len(frame)
-
-    def _answer(self, frame: bytes) -> None:
-        self._answers += 1
-        if self._answers > MAX_ANSWERS:
-            raise PeerFlood(f"{MAX_ANSWERS} answers wait for a peer that does not take them")
-        self._queue(frame)
+            self._control.add(frame)
 
 
 def _held_bytes(piece: bytes | memoryview) -> int:

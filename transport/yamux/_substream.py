@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from ._frames import INITIAL_WINDOW_BYTES
+from ._frames import HEADER, INITIAL_WINDOW_BYTES
 
 if TYPE_CHECKING:
     from ._ledger import CreditAccount
@@ -87,6 +87,12 @@ class Substream:
     def can_send(self) -> bool:
         """Whether a byte could go out now."""
         return self.send_credit_bytes > 0 and not (self.finished_here or self.reset_there)
+
+    def header(self, kind: int, flags: int, value: int) -> bytes:
+        """Return the header of our next frame on the stream, which will be sent as the next."""
+        flags |= self.flags
+        self.flags = 0
+        return HEADER.pack(0, kind, flags, self.id, value)
 
     def take(self, max_bytes: int | None = None) -> bytes | memoryview | None:
         """Return the next piece, at most `max_bytes` of it, or None when nothing waits."""
