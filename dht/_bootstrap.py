@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 FIRST_RETRY_SECONDS = 1.0
 LONELY_RETRY_SECONDS = 30.0  # at most, while nobody at all is connected
 RETRY_SECONDS = 300.0  # at most, while others are
-# A connection that lived so long makes up for earlier failures. A crowded node sends idle peers away
-# after a minute: that must not bring them back at once.
+# A connection that lived so long makes up for earlier failures. A crowded node sends idle peers
+# away after a minute: that must not bring them back at once.
 STEADY_SECONDS = 600.0
 
 

@@ -113,6 +113,13 @@ class Rpc:
     prune: tuple[Prune, ...] = ()
     idontwant: tuple[bytes, ...] = ()
 
+    @property
+    def items(self) -> int:
+        """How many things it says: what it costs to take in grows with this, not with its bytes."""
+        announced = sum(1 + len(one.ids) for one in self.ihave)
+        told = len(self.subscriptions) + len(self.publish) + len(self.graft) + len(self.prune)
+        return told + announced + len(self.iwant) + len(self.idontwant)
+
 
 def encode_rpc(rpc: Rpc) -> bytes:
     """Return `rpc` as the protobuf message, without its length prefix."""

@@ -103,7 +103,7 @@ class Overlay:
         if mesh is None:
             return
         mesh.pop(peer.id, None)
-        if backoff_seconds is None:
+        if not backoff_seconds:  # v1.0 says nothing; 0 would let it come back at once, and again
             backoff_seconds = parameters.prune_backoff_seconds
         self._back_off(topic, peer, min(backoff_seconds, parameters.max_backoff_seconds), now)
 

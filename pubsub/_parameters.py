@@ -34,12 +34,16 @@ class Parameters:
         graft_flood_seconds: a graft this soon after a prune is punished twice.
         followup_seconds: a message asked for has to arrive within this.
         retransmissions: how often one peer may ask for the same message.
+        max_items: subscriptions, messages, names and links that a peer may speak of in a
+            heartbeat. Each takes some microseconds, however few bytes it has. Beyond it, gossip of
+            the peer is not heard and the flood is held against it.
         max_ihave_ids: identifiers announced to, and asked of, one peer in one heartbeat.
         max_ihave_messages: announcements heard from one peer in one heartbeat.
         max_idontwant_ids: identifiers one peer may decline in one heartbeat.
         idontwant_bytes: size from which a duplicate costs more than declining it.
         opportunistic_heartbeats: how often a poor mesh is offered two better peers.
         max_peer_topics: topics remembered per peer.
+        max_peer_topics_bytes: their size in UTF-8; thirty times what ours take.
         cache_messages: messages kept for others to ask for.
         cache_bytes: their size.
         seen_messages: identifiers remembered; 65 536 are about 15 MB.
@@ -67,12 +71,14 @@ class Parameters:
     graft_flood_seconds: float = 10.0
     followup_seconds: float = 3.0
     retransmissions: int = 3
+    max_items: int = 20_000
     max_ihave_ids: int = 5000
     max_ihave_messages: int = 10
     max_idontwant_ids: int = 512
     idontwant_bytes: int = 1024
     opportunistic_heartbeats: int = 60
     max_peer_topics: int = 1024
+    max_peer_topics_bytes: int = 64 << 10
     cache_messages: int = 8192
     cache_bytes: int = 16 << 20
     seen_messages: int = 65_536

@@ -48,5 +48,8 @@ class Promises:
         self._count -= len(late)
         return [peer for _, peer in late]
 
+    def __contains__(self, message_id: bytes) -> bool:
+        return message_id in self._deadlines
+
     def __len__(self) -> int:
         return self._count

@@ -16,6 +16,7 @@ Sources: libp2p/specs pubsub/gossipsub v1.0, v1.1, v1.2. Ours: spec/gossip.md.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ._cache import MessageCache, SeenCache
@@ -243,6 +244,7 @@ class Router:
             self.statistics.malformed += 1
             self._scores.misbehaved(peer, now)
             raise
+        rpc = self._without_flood(state, rpc, now)
         for topic, wanted in rpc.subscriptions:
             self._handle_subscription(state, topic, wanted, now)
         delivered = self._handle_messages(state, rpc.publish, now)
@@ -311,14 +313,29 @@ class Router:
             if now - published_at < self.parameters.fanout_seconds
         }
 
+    def _without_flood(self, peer: Peer, rpc: Rpc, now: float) -> Rpc:
+        """Hold an RPC against what the peer may say in a heartbeat; return what is heard of it."""
+        before = peer.items_heard
+        peer.items_heard += rpc.items
+        if peer.items_heard <= self.parameters.max_items:
+            return rpc
+        self.statistics.floods += 1
+        if before <= self.parameters.max_items:  # once a heartbeat: ours may be late
+            self._scores.misbehaved(peer.id, now)
+        return replace(rpc, ihave=(), iwant=(), idontwant=())
+
     def _handle_subscription(self, peer: Peer, topic: str, wanted: bool, now: float) -> None:
         if not wanted:
-            peer.topics.pop(topic, None)
+            peer.unsubscribe(topic)
             self._overlay.drop(peer.id, topic)
-        elif len(peer.topics) < self.parameters.max_peer_topics or topic in peer.topics:
-            peer.topics[topic] = None
+        elif topic in peer.topics or self._has_room(peer, topic):
+            peer.subscribe(topic)
             self._overlay.consider(topic, peer, now)
             self._welcome(peer, topic)
+
+    def _has_room(self, peer: Peer, topic: str) -> bool:
+        fits = peer.topics_bytes + len(topic.encode()) <= self.parameters.max_peer_topics_bytes
+        return fits and len(peer.topics) < self.parameters.max_peer_topics
 
     def _handle_messages(self, peer: Peer, published: Iterable[bytes], now: float) -> list[Message]:
         delivered = []
@@ -344,7 +361,9 @@ class Router:
         signed = SignedMessage.decode(encoded)
         message_id = signed.id
         if not self._overlay.joined(signed.topic):
-            self._promises.fulfil(message_id)  # asked for before we left: nobody's fault
+            if message_id in self._promises:  # asked for before we left: nobody's fault
+                signed.verify()
+                self._promises.fulfil(message_id)
             self.statistics.ignored += 1
             return None
         rejected = self._seen.get(message_id)

@@ -27,6 +27,9 @@ class Verdict(enum.Enum):
 class Message:
     """A message as the application gets it. Its signature held.
 
+    It comes once within two minutes. Later anybody may send it again, as its author signed it; who
+    must not act twice on the same message compares `sequence`.
+
     Attributes:
         topic: where it was published.
         data: the payload.
@@ -54,6 +57,7 @@ class Statistics:
         ignored: messages of a topic not joined, or that a validator ignored.
         graylisted: RPCs thrown away unread.
         malformed: RPCs that were none.
+        floods: RPCs of peers that had said too much in this heartbeat already.
         queue_drops: messages dropped because a peer was too slow to take them.
         recovered: messages sent to a peer that asked.
         broken_promises: messages announced, asked for, and never sent.
@@ -67,6 +71,7 @@ class Statistics:
     ignored: int = 0
     graylisted: int = 0
     malformed: int = 0
+    floods: int = 0
     queue_drops: int = 0
     recovered: int = 0
     broken_promises: int = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -196,6 +197,14 @@ def test_grafting_during_the_backoff_is_answered_and_held_against_the_peer(bench
     assert bench.router.score(AUTHOR.peer_id, bench.now) < 0
 
 
+def test_a_peer_that_prunes_without_a_backoff_cannot_graft_again_at_once(bench: Bench) -> None:
+    bench.connect(AUTHOR)
+    for _ in range(8):
+        bench.hear(AUTHOR, Rpc(graft=(TOPIC,), prune=(Prune(TOPIC, 0),)))
+    assert bench.router.mesh(TOPIC) == []
+    assert bench.router.score(AUTHOR.peer_id, bench.now) < 0
+
+
 def test_the_heartbeat_fills_a_thin_mesh(bench: Bench) -> None:
     bench.connect(*OTHERS[:10])
     for peer in bench.router.mesh(TOPIC)[:3]:
@@ -247,6 +256,36 @@ def test_topics_of_a_peer_are_bounded() -> None:
     topics = [f"t{number}" for number in range(10)]
     bench.hear(AUTHOR, Rpc(subscriptions=tuple((topic, True) for topic in topics)))
     assert sum(bool(bench.router.subscribers(topic)) for topic in [TOPIC, *topics]) == 3
+
+
+def test_the_size_of_all_topics_of_a_peer_is_bounded() -> None:
+    bench = Bench(Parameters(max_peer_topics_bytes=1000))
+    bench.router.add_peer(AUTHOR.peer_id, Version.V1_2, outbound=False, now=bench.now)
+    long = [f"{number:0400}" for number in range(5)]
+    bench.hear(AUTHOR, Rpc(subscriptions=tuple((topic, True) for topic in long)))
+    bench.hear(AUTHOR, Rpc(subscriptions=((long[0], False), (long[0], False), (long[4], True))))
+    bench.hear(AUTHOR, Rpc(subscriptions=((long[4], True), (TOPIC, True))))
+    heard = [topic for topic in (*long, TOPIC) if bench.router.subscribers(topic)]
+    assert heard == [long[1], long[4], TOPIC]
+
+
+def test_a_peer_that_says_too_much_at_a_time_is_not_heard_and_then_not_read() -> None:
+    bench = Bench(Parameters(max_items=100))
+    bench.router.join(TOPIC, bench.now)
+    bench.connect(AUTHOR, STRANGER)
+    unknown = tuple(message(seqno=number).id for number in range(1000, 1040))
+    bench.beat()
+    for _ in range(20):
+        bench.hear(STRANGER, Rpc(iwant=unknown + unknown))
+        for _ in range(4):
+            bench.hear(AUTHOR, Rpc(iwant=unknown))
+        bench.router.publish(TOPIC, b"x", bench.now)
+        bench.sent_to(AUTHOR)
+        bench.hear(AUTHOR, Rpc(iwant=tuple(bench.router._cache.recent_ids(TOPIC))))
+        bench.beat()
+    assert bench.router.statistics.recovered == 0
+    assert bench.router.statistics.graylisted > 0
+    assert bench.router.score(STRANGER.peer_id, bench.now) == 0
 
 
 def test_backoffs_are_bounded() -> None:
@@ -542,6 +581,15 @@ def test_a_promise_is_not_broken_because_we_left_the_topic(bench: Bench) -> None
     bench.hear_message(AUTHOR)
     bench.beat(5)
     assert bench.router.statistics.broken_promises == 0
+
+
+def test_a_promise_is_not_kept_by_a_forgery_in_a_topic_that_we_did_not_join(bench: Bench) -> None:
+    bench.connect(AUTHOR)
+    for number in range(8):
+        forged = replace(message(seqno=number, topic="elsewhere"), signature=bytes(64))
+        bench.hear(AUTHOR, Rpc(ihave=(Announcement(TOPIC, (forged.id,)),)))
+        bench.hear(AUTHOR, Rpc(publish=(forged.encode(),)))
+    assert bench.router.score(AUTHOR.peer_id, bench.now) < 0
 
 
 def test_gossip_of_a_peer_of_bad_score_is_not_heard_and_not_answered(bench: Bench) -> None:
