@@ -237,24 +237,27 @@ class Connection:
 
     async def _receive(self) -> None:
         pieces, self._received = self._received, ()
+        await self._take_in(pieces)
+        while pieces := await self._channel.receive():
+            await self._take_in(pieces)
+            del pieces  # a connection that falls idle holds nothing of what it received last
+        self._session.receive_eof()
+        raise ConnectionLost("the peer closed it", peer=self.peer)
+
+    async def _take_in(self, pieces: Sequence[bytes | memoryview]) -> None:
         session = self._session
-        while True:
-            now, frames = trio.current_time(), session.frames_received
-            for piece in pieces:
-                if session.frames_received - frames > _YIELD_FRAMES:
-                    frames = session.frames_received
-                    self._report(now)
-                    await trio.lowlevel.checkpoint()
-                try:
-                    session.receive(piece, now)
-                except YamuxError:
-                    self._report(now)
-                    raise
-            self._report(now)
-            pieces = await self._channel.receive()
-            if not pieces:
-                session.receive_eof()
-                raise ConnectionLost("the peer closed it", peer=self.peer)
+        now, frames = trio.current_time(), session.frames_received
+        for piece in pieces:
+            if session.frames_received - frames > _YIELD_FRAMES:
+                frames = session.frames_received
+                self._report(now)
+                await trio.lowlevel.checkpoint()
+            try:
+                session.receive(piece, now)
+            except YamuxError:
+                self._report(now)
+                raise
+        self._report(now)
 
     def _report(self, now: float) -> None:
         for event in self._session.events():

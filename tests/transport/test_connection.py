@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import struct
+import weakref
 from typing import TYPE_CHECKING
 
 import pytest
@@ -329,7 +330,7 @@ async def test_a_reader_that_stops_stops_nobody_else(pair: Pair) -> None:
 
 
 async def test_a_flood_of_frames_lets_other_tasks_run(pair: Pair) -> None:
-    flood = [frame(1, 0, 1, 0) * 2000] * 20
+    flood: list[bytes | memoryview] = [frame(1, 0, 1, 0) * 2000] * 20
     ticks = 0
 
     async def receive() -> list[bytes | memoryview]:
@@ -410,6 +411,31 @@ async def test_handlers_of_streams_that_were_reset_count_until_they_are_done(
         release.set()
         await wait_all_tasks_blocked()
         assert pair.far._serving == 0
+
+
+async def test_an_idle_connection_holds_nothing_of_what_it_received_last(pair: Pair) -> None:
+    class Piece(bytearray):
+        pass
+
+    ours, _ = await pair.open_stream()
+    await wait_all_tasks_blocked()
+    receive = pair.channels[0].receive
+    seen: list[weakref.ref[Piece]] = []
+
+    async def receive_one() -> list[bytes | memoryview]:
+        pieces = [Piece(piece) for piece in await receive()]
+        seen.extend(weakref.ref(piece) for piece in pieces)
+        return [memoryview(piece) for piece in pieces]
+
+    pair.channels[0].receive = receive_one  # type: ignore[method-assign]
+    await pair.channels[1].send([frame(2, 1, 0, 0)])  # so that it is looked at
+    await wait_all_tasks_blocked()
+    await pair.channels[1].send([frame(0, 0, 1, bytes(10_000))])
+    await wait_all_tasks_blocked()
+    assert ours.unread_bytes > 10_000
+    ours.reset()
+    assert seen
+    assert not [piece for piece in seen if piece() is not None]
 
 
 # How a stream begins
