@@ -61,6 +61,7 @@ class Dialer(Generic[_C]):
         self._listening, self._admit = listening, admit
         self._dials: dict[PeerId, _Dial[_C]] = {}
         self._slots = trio.CapacityLimiter(limits.dials)
+        self._attempts = trio.CapacityLimiter(limits.dial_attempts)
 
     @property
     def pending(self) -> int:
@@ -192,8 +193,9 @@ class Dialer(Generic[_C]):
         self, address: Multiaddr, transport: Transport, peer: PeerId | None
     ) -> Upgraded:
         try:
-            link = await self._open_link(address, transport)
-            upgraded = await self._upgrade(link, peer)
+            async with self._attempts:
+                link = await self._open_link(address, transport)
+                upgraded = await self._upgrade(link, peer)
         except LatticaError:
             raise
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:

@@ -37,6 +37,8 @@ class Limits:
         dial_head_start_s: how long a better address is tried before the next one joins it; about
             the round trip of a good path, so that a slow but working address costs little.
         dial_addresses: addresses tried per dial; the best ones, when a peer has more.
+        dial_attempts: addresses being tried at once, of all dials; each is a descriptor (of a name,
+            up to four), and peers choose which addresses we are told of them.
         dials: peers being dialled at once. What exceeds it waits within its own deadline.
         negotiation_timeout_s: one stream, until its protocol is agreed.
         streams_per_connection: streams open at once on a connection, per direction.
@@ -77,6 +79,7 @@ class Limits:
     dial_timeout_s: float = 20.0
     dial_head_start_s: float = 0.15
     dial_addresses: int = 24
+    dial_attempts: int = 96
     dials: int = 64
     negotiation_timeout_s: float = 10.0
     streams_per_connection: int = 1024

@@ -35,7 +35,8 @@ _FAMILIES = {
     "dns4": socket.AF_INET,
     "dns6": socket.AF_INET6,
 }
-_MAX_RESOLVED = 8  # addresses of one name that are tried
+_MAX_RESOLVED = 4  # addresses of one name that are tried
+_MAX_LOOKUPS = 16  # names being looked up at once, each in a thread that cannot be stopped
 _KEEP_ALIVE_IDLE_S, _KEEP_ALIVE_INTERVAL_S, _KEEP_ALIVE_PROBES = 30, 10, 3
 _UNACKNOWLEDGED_MS = 60_000
 _NOT_SENT_BYTES = 256 << 10  # queued in the kernel beyond what is in flight
@@ -192,6 +193,9 @@ class TcpTransport:
             head_start_s: how long one address of a name is tried before the next joins it.
         """
         self._backlog, self._head_start_s = backlog, head_start_s
+        # Apart from the threads of the rest of the program: strangers name the names, and one that
+        # nobody answers for holds its thread long after we have given up.
+        self._lookups = trio.CapacityLimiter(_MAX_LOOKUPS)
 
     def can_dial(self, address: Multiaddr) -> bool:
         """Say whether `address` is TCP, alone or with the peer's name behind it."""
@@ -211,7 +215,7 @@ class TcpTransport:
         kind, host, port = endpoint
         if kind in ("ip4", "ip6"):
             return await _connect(_FAMILIES[kind], (host, port))
-        found = await _resolve(_FAMILIES[kind], host, port)
+        found = await self._resolve(_FAMILIES[kind], host, port)
         attempts: list[Callable[[], Awaitable[TcpLink]]] = [
             functools.partial(_connect, family, place) for family, place in found
         ]
@@ -219,6 +223,21 @@ class TcpTransport:
             return await race(attempts, self._head_start_s, TcpLink.close)
         except AllFailed as error:
             raise ConnectFailed(f"{host}: {error}") from error
+
+    async def _resolve(
+        self, family: int, host: str, port: int
+    ) -> list[tuple[int, tuple[str, int]]]:
+        look_up = functools.partial(socket.getaddrinfo, host, port, family, socket.SOCK_STREAM)
+        try:
+            found = await trio.to_thread.run_sync(
+                look_up, abandon_on_cancel=True, limiter=self._lookups
+            )
+        except (OSError, UnicodeError) as error:
+            raise NameNotFound(f"{host}: {_reason(error)}") from error
+        places = dict.fromkeys((int(entry[0]), (str(entry[4][0]), port)) for entry in found)
+        if not places:
+            raise NameNotFound(f"{host} has no address")
+        return list(places)[:_MAX_RESOLVED]
 
     async def listen(self, address: Multiaddr) -> TcpListener:
         """Bind and listen. Raises AddressInUse, CannotListen."""
@@ -251,17 +270,6 @@ def _endpoint(address: Multiaddr) -> tuple[str, str, int] | None:
     if len(parts) == 3 and parts[2][0] != "p2p":
         return None
     return parts[0][0], parts[0][1], int(parts[1][1])
-
-
-async def _resolve(family: int, host: str, port: int) -> list[tuple[int, tuple[str, int]]]:
-    try:
-        found = await trio.socket.getaddrinfo(host, port, family, socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as error:
-        raise NameNotFound(f"{host}: {_reason(error)}") from error
-    places = dict.fromkeys((int(entry[0]), (str(entry[4][0]), port)) for entry in found)
-    if not places:
-        raise NameNotFound(f"{host} has no address")
-    return list(places)[:_MAX_RESOLVED]
 
 
 async def _connect(family: int, place: tuple[str, int]) -> TcpLink:

@@ -236,6 +236,28 @@ async def test_peers_dialled_at_once_are_bounded(
     listener.close()
 
 
+async def test_addresses_tried_at_once_are_bounded_however_many_peers_are_dialled(
+    autojump_clock: MockClock, network: MemoryNetwork
+) -> None:
+    limits = Limits(dial_attempts=5, dial_timeout_s=9, dial_head_start_s=0.01)
+    for number in range(1, 5):
+        await network.transport(f"mute-{number}").listen(memory(number))
+    async with open_memory_meshes(1, network=network, limits=limits) as (alice,):
+
+        async def fails(number: int) -> None:
+            with pytest.raises(DialError):
+                await alice.connect(
+                    sample_identity(number).peer_id, [memory(host) for host in range(1, 5)]
+                )
+
+        async with trio.open_nursery() as nursery:
+            for number in range(100, 110):
+                nursery.start_soon(fails, number)
+            await trio.sleep(1)
+            assert network.open_links == 2 * 5
+            assert len(alice._dialer._dials) == 10
+
+
 async def test_callers_share_one_dial(autojump_clock: MockClock) -> None:
     network = MemoryNetwork(latency=0.1)
     async with open_memory_meshes(2, network=network) as (alice, bob):

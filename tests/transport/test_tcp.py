@@ -5,6 +5,7 @@ import fcntl
 import os
 import socket
 import sys
+import threading
 
 import pytest
 import trio
@@ -230,26 +231,20 @@ async def test_a_closed_port_is_unreachable() -> None:
         await TcpTransport().dial(Multiaddr.parse("/memory/1"))
 
 
-class FakeResolver(trio.abc.HostnameResolver):
-    """Knows one name; never asks the network."""
-
-    def __init__(self, found: list[str]) -> None:
-        self.found = found
-
-    async def getaddrinfo(self, host, port, family=0, type=0, proto=0, flags=0):  # type: ignore[no-untyped-def]  # noqa: A002
-        await trio.lowlevel.checkpoint()
-        if host != b"twice.example":
-            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (text, port)) for text in self.found]
-
-    async def getnameinfo(self, sockaddr, flags):  # type: ignore[no-untyped-def]
-        raise NotImplementedError
+def fake_getaddrinfo(host, port, family=0, type=0, proto=0, flags=0):  # type: ignore[no-untyped-def]  # noqa: A002
+    """Know one name; never ask the network."""
+    if host != "twice.example":
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+    return [
+        (socket.AF_INET, socket.SOCK_STREAM, 6, "", (text, port))
+        for text in ("127.0.0.2", "127.0.0.1")
+    ]
 
 
-async def test_each_address_of_a_name_is_tried() -> None:
+async def test_each_address_of_a_name_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     listener = await TcpTransport().listen(LOOPBACK)
     port = listener.addresses[0].parts[1][1]
-    trio.socket.set_custom_hostname_resolver(FakeResolver(["127.0.0.2", "127.0.0.1"]))
+    monkeypatch.setattr(socket, "getaddrinfo", fake_getaddrinfo)
     address = Multiaddr.parse(f"/dns4/twice.example/tcp/{port}")
     link = await TcpTransport().dial(address)
     assert link.remote_address == listener.addresses[0]
@@ -259,6 +254,26 @@ async def test_each_address_of_a_name_is_tried() -> None:
         await TcpTransport().dial(address)
     with pytest.raises(NameNotFound, match=r"once\.example"):
         await TcpTransport().dial(Multiaddr.parse(f"/dns/once.example/tcp/{port}"))
+
+
+async def test_names_that_nobody_answers_for_hold_up_no_other_threads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    answer = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_: answer.wait(10) and [])
+    transport = TcpTransport()
+
+    async def dial(number: int) -> None:
+        with pytest.raises(NameNotFound):
+            await transport.dial(Multiaddr.parse(f"/dns4/slow{number}.example/tcp/1"))
+
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            for number in range(60):  # more than the program has threads
+                nursery.start_soon(dial, number)
+            await wait_all_tasks_blocked()
+            assert transport._lookups.borrowed_tokens == 16
+            await trio.to_thread.run_sync(answer.set)
 
 
 async def test_a_process_out_of_descriptors_says_so_and_can_go_on(
