@@ -23,7 +23,7 @@ from lattica.errors import CodecError, InvalidInput, LatticaError
 from lattica.transport import Multiaddr
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 
     from zeroconf import Zeroconf
 
@@ -35,10 +35,11 @@ MAX_ADDRESSES = 8  # in one record, so that it fits one packet
 MAX_TXT = 4096  # bytes of a record that is read
 _MAX_STRING = 255  # bytes: the length before a TXT string is one byte
 _KEY = "dnsaddr="
-_BACKLOG = 64  # names seen and not looked at yet; mDNS repeats itself, so losing one is no loss
+_BACKLOG = 1024  # names seen and not looked at yet: a hall full of nodes answers at once
 _MAX_NAMES = 1024  # names remembered as looked at
 _RESOLVE_MS = 3000
 _RESOLVERS = 4  # names looked at together: one that nobody stands behind takes all its time
+_MEETINGS = 32  # records whose peers are being connected to; who floods the network waits for them
 
 logger = logging.getLogger(__name__)
 
@@ -135,17 +136,29 @@ async def _serve(service: Zeroconf, mesh: Mesh, *, on_loopback: bool) -> None:
         logger.info("nobody on the local network can be told of us: we listen on loopback only")
     await trio.to_thread.run_sync(_register, service, name, record, hosts, seen)
     looked_at: dict[str, None] = {name: None}
+    meetings = trio.Semaphore(_MEETINGS)
+
+    async def meet(record: bytes) -> None:
+        try:
+            await _meet(mesh, record, on_loopback=on_loopback)
+        finally:
+            meetings.release()
+
     async with private_nursery() as nursery:
+
+        async def meet_soon(record: bytes) -> None:
+            await meetings.acquire()
+            nursery.start_soon(meet, record)
+
         for _ in range(_RESOLVERS):
-            nursery.start_soon(_look, service, mesh, names, looked_at, nursery)
+            nursery.start_soon(_look, service, names, looked_at, meet_soon)
 
 
 async def _look(
     service: Zeroconf,
-    mesh: Mesh,
     names: trio.MemoryReceiveChannel[str],
     looked_at: dict[str, None],
-    nursery: trio.Nursery,
+    meet_soon: Callable[[bytes], Awaitable[None]],
 ) -> None:
     async for name in names:
         if name in looked_at:
@@ -155,7 +168,7 @@ async def _look(
         looked_at[name] = None
         # Abandoned when we close: the thread ends by itself, within the time it has to resolve.
         record = await trio.to_thread.run_sync(_resolve, service, name, abandon_on_cancel=True)
-        nursery.start_soon(_meet, mesh, record)
+        await meet_soon(record)
 
 
 def _offer(channel: trio.MemorySendChannel[str], name: str) -> None:
@@ -163,12 +176,14 @@ def _offer(channel: trio.MemorySendChannel[str], name: str) -> None:
         channel.send_nowait(name)
 
 
-async def _meet(mesh: Mesh, record: bytes) -> None:
+async def _meet(mesh: Mesh, record: bytes, *, on_loopback: bool) -> None:
     try:
         for peer, addresses in decode_txt(record).items():
-            if peer != mesh.peer_id and mesh.connected(peer) is None:
+            # Nobody else on the network can be at an address of this machine.
+            there = [address for address in addresses if on_loopback or not address.is_loopback]
+            if there and peer != mesh.peer_id and mesh.connected(peer) is None:
                 logger.info("%s is on the local network", peer.short)
-                await mesh.connect(peer, addresses)
+                await mesh.connect(peer, there)
     except LatticaError as error:
         logger.info("a peer on the local network: %s", error)
 
@@ -228,5 +243,9 @@ def _resolve(service: Zeroconf, name: str) -> bytes:
             info.request(service, _RESOLVE_MS)
     except zeroconf.Error as error:
         logger.debug("no record of %r: %r", name, error)
+        return b""
+    except Exception:
+        # Anybody on the network writes what zeroconf reads here: that may not end the node.
+        logger.exception("looking at %r on the local network failed", name)
         return b""
     return info.text or b""

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from lattica.pubsub import Pubsub
 
 MAX_SWARMS = 16
-_REPEAT_S = 600.0  # who joins later has missed what was said before
+# Who joins later has missed what was said before, and mostly joins soon after: intervals double.
+_REPEAT_FIRST_S, _REPEAT_S = 5.0, 600.0
 _MAX_AT_ONCE = 100  # objects announced in one go
 
 logger = logging.getLogger(__name__)
@@ -70,10 +71,12 @@ class Swarms:
                     logger.info("%s announced nonsense: %s", message.author.short, error)
 
     async def _repeat(self, name: str) -> None:
+        pause_s = _REPEAT_FIRST_S
         while True:
             for stored in self._shared()[-_MAX_AT_ONCE:]:
                 await self._publish(name, stored)
-            await trio.sleep(_REPEAT_S)
+            await trio.sleep(pause_s)
+            pause_s = min(2 * pause_s, _REPEAT_S)
 
     async def _publish(self, name: str, stored: StoredObject) -> None:
         await self._pubsub.publish(name, encode(stored.root, stored.name, stored.size))

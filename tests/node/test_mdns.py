@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from typing import Any, cast
 
 import pytest
 import trio
@@ -10,7 +11,10 @@ from hypothesis import given, strategies as st
 
 from lattica._mdns import (
     MAX_ADDRESSES,
+    SERVICE,
     MdnsRecordError,
+    _look,
+    _meet,
     decode_txt,
     encode_txt,
     open_mdns,
@@ -61,6 +65,61 @@ def test_a_record_with_many_addresses_counts_for_a_few() -> None:
 def test_any_record_is_addresses_or_an_error(record: bytes) -> None:
     with contextlib.suppress(MdnsRecordError):
         decode_txt(record)
+
+
+class Names:
+    """A stand-in for zeroconf, which gives `record` for each name. Fails for None."""
+
+    def __init__(self, record: bytes | None) -> None:
+        self.record = record
+
+    def info(self, service_type: str, name: str) -> Names:
+        return self
+
+    def load_from_cache(self, service: object) -> bool:
+        if self.record is None:
+            raise AssertionError("a packet that zeroconf did not expect")
+        return True
+
+    @property
+    def text(self) -> bytes | None:
+        return self.record
+
+
+async def _look_at(record: bytes | None, patch: pytest.MonkeyPatch, *, count: int) -> list[bytes]:
+    names = Names(record)
+    patch.setattr("zeroconf.ServiceInfo", names.info)
+    outbox, inbox = trio.open_memory_channel[str](count)
+    for number in range(count):
+        outbox.send_nowait(f"{number}.{SERVICE}")
+    outbox.close()
+    looked: list[bytes] = []
+
+    async def note(record: bytes) -> None:
+        looked.append(record)
+
+    await _look(cast("Any", None), inbox, {}, note)
+    return looked
+
+
+async def test_a_name_that_zeroconf_stumbles_over_ends_nothing(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert await _look_at(None, monkeypatch, count=2) == [b"", b""]
+    assert [each.levelname for each in caplog.records] == ["ERROR"] * 2
+
+
+async def test_nobody_on_the_network_sends_us_to_our_own_machine() -> None:
+    async with open_mesh(Identity(b"a" * 32)) as mesh:
+        listener = trio.socket.socket()
+        await listener.bind(("127.0.0.1", 0))
+        listener.listen(1)
+        inner = Multiaddr.parse(f"/ip4/127.0.0.1/tcp/{listener.getsockname()[1]}")
+        with trio.fail_after(10), listener:
+            await _meet(mesh, encode_txt([inner], PEER), on_loopback=False)
+            with trio.move_on_after(0.1) as waiting:
+                await listener.accept()
+            assert waiting.cancelled_caught
 
 
 async def test_two_nodes_that_know_nothing_of_each_other_connect() -> None:
