@@ -123,10 +123,21 @@ def test_two_greedy_peers_leave_room_for_everybody_else() -> None:
     ledger = CreditLedger(limits)
     for _ in range(2):
         receive(make(ledger=ledger), *(frame(UPDATE, SYN, 2 * n + 1, 0) for n in range(256)))
-    modest = [make(ledger=ledger) for _ in range(16)]
+    modest = [make(ledger=ledger) for _ in range(8)]
     for session in modest:
         assert len(receive(session, *(frame(UPDATE, SYN, 2 * n + 1, 0) for n in range(8)))) == 8
     assert ledger.used_bytes <= limits.node_unread_bytes
+
+
+def test_strangers_however_many_leave_room_for_the_streams_that_the_node_opens() -> None:
+    limits = Limits()
+    ledger = CreditLedger(limits)
+    for _ in range(40):
+        receive(make(ledger=ledger), *(frame(UPDATE, SYN, 2 * n + 1, 0) for n in range(256)))
+    ours = make(ledger=ledger)
+    for _ in range(64):
+        ours.open_stream(0.0)
+    assert ledger.used_bytes == limits.node_unread_bytes
 
 
 def test_our_own_streams_are_refused_only_when_the_node_is_full() -> None:

@@ -10,7 +10,9 @@ Yamux grants 256 KiB with the opening of a stream, without asking. The connectio
 of 64 MiB therefore holds 256 streams, which is also the backlog that libp2p peers expect of each
 other; windows grow beyond that only up to the smaller bound of 32 MiB, unless the round trip is
 long. The node's 128 MiB hold 512 streams. So that two strangers cannot use them up for everybody
-else, the last quarter of the node's bytes is kept for connections that hold little.
+else, the last quarter of the node's bytes is kept for connections that hold little. Many strangers
+can use that up as well; so of the quarter the last half is for streams that this node opens: it can
+always ask, whoever asks of it.
 
 Source: spec/links.md §5.4.
 """
@@ -34,6 +36,7 @@ class CreditLedger:
         self.limits = limits
         self.used_bytes = 0
         self.open_bytes = limits.node_unread_bytes - limits.node_unread_bytes // 4
+        self.theirs_bytes = limits.node_unread_bytes - limits.node_unread_bytes // 8
         self.small_bytes = limits.node_unread_bytes // _SMALL_SHARE
 
     def open_account(self) -> CreditAccount:
@@ -59,8 +62,12 @@ class CreditAccount:
     def admit(self, *, ours: bool) -> bool:
         """Charge a new stream's first window, if it fits. `ours`: this node wants the stream."""
         ledger, limits = self._ledger, self._ledger.limits
-        small = self.used_bytes < ledger.small_bytes
-        node_bytes = limits.node_unread_bytes if ours or small else ledger.open_bytes
+        if ours:
+            node_bytes = limits.node_unread_bytes
+        elif self.used_bytes < ledger.small_bytes:
+            node_bytes = ledger.theirs_bytes
+        else:
+            node_bytes = ledger.open_bytes
         return self._charge(INITIAL_WINDOW_BYTES, limits.connection_unread_max_bytes, node_bytes)
 
     def grow(self, by_bytes: int, *, far: bool) -> bool:
