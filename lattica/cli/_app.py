@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from lattica.node import AsyncNode
 
 app = typer.Typer(
-    help="Share models, tensors and files between peers, without a broker.",
     epilog="Exit codes: 0 ok, 1 unexpected, 2 usage, 3 not found, 4 unreachable, 5 integrity, "
     "6 refused, 7 deadline, 130 interrupted.",
     no_args_is_help=True,
@@ -72,6 +71,26 @@ MdnsOption = Annotated[
 SwarmOption = Annotated[
     str | None, typer.Option("--swarm", metavar="NAME", help="Whose announcements to hear.")
 ]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"lattica-mesh {version('lattica-mesh')}")
+        raise typer.Exit
+
+
+@app.callback()
+def every_command(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_print_version, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Share models, tensors and files between peers, without a broker."""
 
 
 def _session(

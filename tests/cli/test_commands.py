@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 import pytest
@@ -54,6 +55,11 @@ def test_help_names_every_command(lattica: Shell) -> None:
     assert result.returncode == 0
     for command in ("bootstrap", "up", "share", "get", "id", "peers", "ping", "ls", "verify"):
         assert f"\n  {command} " in result.stdout
+
+
+def test_the_version_is_printed(lattica: Shell) -> None:
+    result = lattica("--version")
+    assert (result.returncode, result.stdout) == (0, f"lattica-mesh {version('lattica-mesh')}\n")
 
 
 @pytest.mark.parametrize("command", ["peers", "ls", "ping 12D3KooWx", "verify bafkx"])
