@@ -6,10 +6,13 @@ the one dialled by the peer whose ID is smaller, and of those the oldest.
 
 A node that refuses whoever comes when it is full is lost to a network that grows: peers that need
 nothing would keep out those that do. So before it is full, connections without streams give way.
+Peer IDs cost nothing; what bounds how much of the node one stranger takes is its IP address.
 """
 
 from __future__ import annotations
 
+import ipaddress
+from collections import Counter
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from lattica.errors import LimitExceeded
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
     from lattica.identity import PeerId
 
     from .limits import Limits
+    from .multiaddr import Multiaddr
 
 
 class ConnectionLimit(LimitExceeded):
@@ -36,6 +40,10 @@ class Entry(Protocol):
     @property
     def inbound(self) -> bool:
         """Whether the other end dialled."""
+
+    @property
+    def remote_address(self) -> Multiaddr:
+        """The other end."""
 
     @property
     def opened_at(self) -> float:
@@ -59,6 +67,7 @@ class ConnectionTable(Generic[_E]):
     def __init__(self, own: PeerId, limits: Limits) -> None:
         self._own, self._limits = own, limits
         self._by_peer: dict[PeerId, list[_E]] = {}
+        self._from: Counter[str] = Counter()  # inbound, by source
         self._count = 0
 
     def check_room(self, peer: PeerId | None = None) -> None:
@@ -74,9 +83,20 @@ class ConnectionTable(Generic[_E]):
                 peer=peer,
             )
 
+    def check_source(self, address: Multiaddr) -> None:
+        """Raise ConnectionLimit if one more connection opened from there is one too many."""
+        source = source_of(address)
+        if self._from[source] >= self._limits.connections_per_ip and not _is_relayed(address):
+            raise ConnectionLimit(
+                f"{self._from[source]} connections from {source}, limit `connections_per_ip`"
+            )
+
     def add(self, connection: _E) -> bool:
         """Take in a connection; say whether it is the first to its peer. Raises ConnectionLimit."""
         self.check_room(connection.peer)
+        if _is_counted(connection):
+            self.check_source(connection.remote_address)
+            self._from[source_of(connection.remote_address)] += 1
         known = self._by_peer.setdefault(connection.peer, [])
         known.append(connection)
         known.sort(key=self._rank)
@@ -88,6 +108,11 @@ class ConnectionTable(Generic[_E]):
         known = self._by_peer[connection.peer]
         known.remove(connection)
         self._count -= 1
+        if _is_counted(connection):
+            source = source_of(connection.remote_address)
+            self._from[source] -= 1
+            if not self._from[source]:
+                del self._from[source]
         if known:
             return False
         del self._by_peer[connection.peer]
@@ -125,3 +150,20 @@ class ConnectionTable(Generic[_E]):
     def _rank(self, connection: _E) -> tuple[bool, float]:
         dialer = connection.peer if connection.inbound else self._own
         return dialer != min(self._own, connection.peer), connection.opened_at
+
+
+def source_of(address: Multiaddr) -> str:
+    """Return whom to count a link to: the IP address, of IPv6 the /64 that one host may fill."""
+    ip = address.ip
+    if isinstance(ip, ipaddress.IPv6Address):
+        return str(ipaddress.IPv6Network((ip, 64), strict=False))
+    return address.parts[0][1]
+
+
+def _is_counted(connection: Entry) -> bool:
+    return connection.inbound and not _is_relayed(connection.remote_address)
+
+
+def _is_relayed(address: Multiaddr) -> bool:
+    # Many peers may come through one relay, and all under its address.
+    return any(name == "p2p-circuit" for name, _ in address.parts)

@@ -7,7 +7,6 @@ deadline. Who exceeds a bound is closed at once; nobody can be told more than th
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 from collections import Counter
 from typing import TYPE_CHECKING
@@ -16,7 +15,7 @@ import trio
 
 from lattica.errors import LatticaError
 
-from ._connections import ConnectionLimit
+from ._connections import ConnectionLimit, source_of
 from ._upgrade import Upgraded, upgrade
 
 if TYPE_CHECKING:
@@ -47,7 +46,7 @@ class Inbound:
         *,
         security: Sequence[str],
         nursery: trio.Nursery,
-        check_room: Callable[[], None],
+        check_room: Callable[[Multiaddr], None],
         admit: Callable[[Upgraded], object],
     ) -> None:
         """Prepare the door.
@@ -57,7 +56,8 @@ class Inbound:
             limits: every bound.
             security: protocols to accept.
             nursery: where handshakes run.
-            check_room: raises ConnectionLimit when there are connections enough.
+            check_room: raises ConnectionLimit when there are connections enough, in all or from
+                an address.
             admit: takes over an upgraded link, without waiting; raises a LatticaError when it
                 has closed it instead.
         """
@@ -78,9 +78,9 @@ class Inbound:
                 _log.warning("no more inbound connections for now: %s", error)
                 await trio.sleep(_BACK_OFF_S)
                 continue
-            source = _source(link.remote_address)
+            source = source_of(link.remote_address)
             try:
-                self._check_room()
+                self._check_room(link.remote_address)
                 self._check_pending(source)
             except ConnectionLimit as error:
                 link.close()
@@ -123,11 +123,3 @@ class Inbound:
     def _note_refusal(self, source: str, error: LatticaError) -> None:
         self.refused[error.code] += 1
         _log.debug("inbound connection from %s refused: %s", source, error)
-
-
-def _source(address: Multiaddr) -> str:
-    """Return whom to count a link to: the IP address, of IPv6 the /64 that one host may fill."""
-    ip = address.ip
-    if isinstance(ip, ipaddress.IPv6Address):
-        return str(ipaddress.IPv6Network((ip, 64), strict=False))
-    return address.parts[0][1]

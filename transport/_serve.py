@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     Handler = Callable[[Stream], Awaitable[None]]
 
 _log = logging.getLogger(__name__)
+_FEW = 8  # handlers of a peer that has few
 MAX_PROTOCOL_BYTES = 256  # of a protocol name
 _FAULTS_OF_OTHERS = (LatticaError, trio.BrokenResourceError, trio.ClosedResourceError)
 
@@ -37,7 +38,7 @@ class HandlerTaken(InvalidInput):
 
 
 class HandlerLimit(LimitExceeded):
-    """A peer has as many streams being served as it may; the new one is reset."""
+    """As many streams are being served, of a peer or of all, as may be; the new one is reset."""
 
     code = "handler-limit"
 
@@ -45,10 +46,12 @@ class HandlerLimit(LimitExceeded):
 class Handlers:
     """Handlers by protocol, and how many run for whom."""
 
-    def __init__(self, per_peer: int) -> None:
-        self._per_peer = per_peer
+    def __init__(self, per_peer: int, in_all: int) -> None:
+        """Serve at most `per_peer` streams of a peer at once, and `in_all` of all peers."""
+        self._per_peer, self._in_all = per_peer, in_all
         self._by_protocol: dict[str, Handler] = {}
         self._running: Counter[PeerId] = Counter()
+        self._count = 0
         self._scopes: dict[Connection, set[trio.CancelScope]] = {}
         self.refused: Counter[str] = Counter()  # by the reason's code
 
@@ -80,7 +83,7 @@ class Handlers:
     @property
     def running(self) -> int:
         """How many streams are being served."""
-        return self._running.total()
+        return self._count
 
     def __contains__(self, protocol: object) -> bool:
         return protocol in self._by_protocol
@@ -101,8 +104,9 @@ class Handlers:
         if handler is None:  # removed since it was agreed on
             stream.reset()
             return
-        if self._running[peer] >= self._per_peer:
-            error = HandlerLimit(f"limit `handlers_per_peer` is {self._per_peer}", peer=peer)
+        try:
+            self._check_room(peer)
+        except HandlerLimit as error:
             self.refused[error.code] += 1
             _log.debug("%s from %s refused: %s", stream.protocol, peer, error)
             stream.reset()
@@ -111,15 +115,24 @@ class Handlers:
         scopes = self._scopes.setdefault(stream.connection, set())
         scopes.add(scope)
         self._running[peer] += 1
+        self._count += 1
         try:
             await _run(handler, stream, scope)
         finally:
+            self._count -= 1
             self._running[peer] -= 1
             if not self._running[peer]:
                 del self._running[peer]
             scopes.discard(scope)
             if not scopes:
                 self._scopes.pop(stream.connection, None)
+
+    def _check_room(self, peer: PeerId) -> None:
+        if self._running[peer] >= self._per_peer:
+            raise HandlerLimit(f"limit `handlers_per_peer` is {self._per_peer}", peer=peer)
+        few = self._running[peer] < _FEW
+        if self._count >= (self._in_all if few else self._in_all - self._in_all // 4):
+            raise HandlerLimit(f"limit `handlers` is {self._in_all}", peer=peer)
 
 
 async def _run(handler: Handler, stream: Stream, scope: trio.CancelScope) -> None:

@@ -25,6 +25,8 @@ class Limits:
         crowded_at: open connections from which on idle ones are closed, the oldest first, so that
             newcomers find room.
         idle_after_s: age from which on a connection without streams counts as idle.
+        connections_per_ip: open connections that others opened from one IP address (of IPv6: from
+            one /64), so that no single machine fills the node under many names.
         connections_per_peer: open connections to one peer. Two arise when both dial at once;
             striping over several cores wants a few more.
         pending_inbound: inbound links whose handshake is not done. Each costs a task and a key
@@ -43,6 +45,7 @@ class Limits:
         negotiation_timeout_s: one stream, until its protocol is agreed.
         streams_per_connection: streams open at once on a connection, per direction.
         handlers_per_peer: inbound streams of one peer being served at once.
+        handlers: the same, of all peers together. The last quarter is for peers that have few.
         handler_grace_s: how long a handler may go on once its connection is gone.
         stream_unread_bytes: unread bytes of a stream, the receive window that self-tunes up to it.
         stream_unread_max_bytes: the same, on a path whose round trip asks for more.
@@ -70,6 +73,7 @@ class Limits:
     connections: int = 512
     crowded_at: int = 448
     idle_after_s: float = 60.0
+    connections_per_ip: int = 128
     connections_per_peer: int = 8
     pending_inbound: int = 128
     pending_inbound_per_ip: int = 32
@@ -84,6 +88,7 @@ class Limits:
     negotiation_timeout_s: float = 10.0
     streams_per_connection: int = 1024
     handlers_per_peer: int = 512
+    handlers: int = 4096
     handler_grace_s: float = 5.0
     stream_unread_bytes: int = 16 * _MIB
     stream_unread_max_bytes: int = 64 * _MIB

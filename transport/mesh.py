@@ -101,7 +101,7 @@ class Mesh:
         self._events = Broadcast(limits.events)
         self._observed = ObservedAddresses(limits.observed_addresses)
         self._changed = trio.Event()
-        self._handlers = Handlers(limits.handlers_per_peer)
+        self._handlers = Handlers(limits.handlers_per_peer, limits.handlers)
         self._pings: Counter[PeerId] = Counter()
         self._last_sequence = 0
         self._identifier = Identifier(identity, limits, self._describe, self._next_sequence)
@@ -110,7 +110,7 @@ class Mesh:
             limits,
             security=security,
             nursery=nursery,
-            check_room=self._check_room,
+            check_room=self._check_door,
             admit=self._admit,
         )
         self._dialer = Dialer[Connection](
@@ -319,6 +319,8 @@ class Mesh:
             if channel.peer == self.peer_id:
                 raise SelfDial(f"{upgraded.remote_address} is this node itself")
             self._table.check_room(channel.peer)
+            if upgraded.inbound:
+                self._table.check_source(upgraded.remote_address)
         except LatticaError:
             channel.close()
             raise
@@ -348,6 +350,10 @@ class Mesh:
         except LatticaError:
             self._make_room()  # too late for this one, in time for the next
             raise
+
+    def _check_door(self, address: Multiaddr) -> None:
+        self._check_room()
+        self._table.check_source(address)
 
     def _make_room(self) -> None:
         idle = self._table.idle(trio.current_time())

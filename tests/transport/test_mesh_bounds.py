@@ -12,7 +12,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from lattica.testing import open_memory_meshes, sample_identity
 from lattica.transport import DialError, Limits, Multiaddr, StreamReset, open_mesh
-from lattica.transport._inbound import _source
+from lattica.transport._connections import source_of
 from lattica.transport.tcp import TcpListener, TcpTransport
 
 if TYPE_CHECKING:
@@ -141,6 +141,33 @@ async def test_handlers_are_bounded_per_peer(network: MemoryNetwork) -> None:
         assert await stream.receive_some() == b"x"
 
 
+async def test_handlers_are_bounded_in_all_and_the_last_ones_are_for_peers_with_few(
+    network: MemoryNetwork,
+) -> None:
+    limits = Limits(handlers=16, handlers_per_peer=99)
+    async with (
+        open_memory_meshes(1, network=network, limits=limits) as (node,),
+        open_memory_meshes(2, network=network, seed=1) as (greedy, modest),
+    ):
+
+        async def hold(stream: Stream) -> None:
+            await stream.send_all(b"x")
+            await trio.sleep_forever()
+
+        node.handle("/hold/1", hold)
+        for peer, expected in ((greedy, 12), (modest, 4)):
+            await peer.connect(node.peer_id, node.addresses)
+            await wait_all_tasks_blocked()
+            served = 0
+            with suppress(StreamReset):
+                for _ in range(20):
+                    stream = await peer.open_stream(node.peer_id, "/hold/1")
+                    assert await stream.receive_some() == b"x"
+                    served += 1
+            assert served == expected
+        assert node._handlers.running == 16
+
+
 async def test_ping_streams_are_bounded(network: MemoryNetwork) -> None:
     async with (
         open_memory_meshes(1, network=network, limits=TINY) as (node,),
@@ -219,11 +246,13 @@ async def test_a_node_out_of_descriptors_goes_on_accepting_later(
     assert "too many open files" in caplog.text
 
 
-def test_one_ipv6_network_counts_as_one_source() -> None:
+def test_one_ipv6_network_counts_as_onesource_of() -> None:
     near, far = "/ip6/2001:db8:1:2::1/tcp/1", "/ip6/2001:db8:1:2:ffff::9/tcp/7"
-    assert _source(Multiaddr.parse(near)) == _source(Multiaddr.parse(far))
-    assert _source(Multiaddr.parse(near)) != _source(Multiaddr.parse("/ip6/2001:db8:1:3::1/tcp/1"))
-    assert _source(Multiaddr.parse("/ip4/192.0.2.1/tcp/1")) == "192.0.2.1"
+    assert source_of(Multiaddr.parse(near)) == source_of(Multiaddr.parse(far))
+    assert source_of(Multiaddr.parse(near)) != source_of(
+        Multiaddr.parse("/ip6/2001:db8:1:3::1/tcp/1")
+    )
+    assert source_of(Multiaddr.parse("/ip4/192.0.2.1/tcp/1")) == "192.0.2.1"
 
 
 async def test_a_mute_tcp_client_is_sent_away() -> None:

@@ -27,6 +27,7 @@ class Open:
     opened_at: float = 0.0
     stream_count: int = 0
     closing: bool = False
+    remote_address: Multiaddr = Multiaddr.parse("/ip4/192.0.2.1/tcp/1")
 
 
 ALICE, BOB = peer(1), peer(2)
@@ -71,6 +72,27 @@ def test_connections_are_bounded_in_all_and_per_peer() -> None:
         table.check_room()
     with pytest.raises(ConnectionLimit):
         table.add(Open(peer(4)))
+
+
+def test_connections_that_others_open_are_bounded_per_address_unless_relayed() -> None:
+    table = ConnectionTable[Open](ALICE, Limits(connections_per_ip=2))
+    here, there, relayed = addresses(
+        "/ip4/192.0.2.1/tcp/1", "/ip4/192.0.2.2/tcp/1", "/ip4/192.0.2.1/tcp/1/p2p-circuit"
+    )
+    entries = [Open(peer(number), True, remote_address=here) for number in range(10, 12)]
+    for entry in entries:
+        table.add(entry)
+    with pytest.raises(ConnectionLimit, match="connections_per_ip"):
+        table.check_source(here)
+    with pytest.raises(ConnectionLimit, match="connections_per_ip"):
+        table.add(Open(peer(12), True, remote_address=here))
+    table.add(Open(peer(13), True, remote_address=there))
+    table.add(Open(peer(14), True, remote_address=relayed))
+    table.add(Open(peer(15), False, remote_address=here))  # we dialled it
+    for entry in entries:
+        table.remove(entry)
+    table.check_source(here)
+    assert table._from == {"192.0.2.2": 1}
 
 
 def test_when_it_is_crowded_the_oldest_idle_connection_gives_way() -> None:
