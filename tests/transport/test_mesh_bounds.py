@@ -246,7 +246,7 @@ async def test_a_node_out_of_descriptors_goes_on_accepting_later(
     assert "too many open files" in caplog.text
 
 
-def test_one_ipv6_network_counts_as_onesource_of() -> None:
+def test_one_ipv6_network_counts_as_one_source() -> None:
     near, far = "/ip6/2001:db8:1:2::1/tcp/1", "/ip6/2001:db8:1:2:ffff::9/tcp/7"
     assert source_of(Multiaddr.parse(near)) == source_of(Multiaddr.parse(far))
     assert source_of(Multiaddr.parse(near)) != source_of(

@@ -18,6 +18,9 @@ def peer(number: int) -> PeerId:
     return PeerId(b"\x12\x20" + number.to_bytes(32, "big"))
 
 
+HERE = Multiaddr.parse("/ip4/192.0.2.1/tcp/1")
+
+
 @dataclass(eq=False)
 class Open:
     """As much of a connection as the table looks at."""
@@ -27,7 +30,7 @@ class Open:
     opened_at: float = 0.0
     stream_count: int = 0
     closing: bool = False
-    remote_address: Multiaddr = Multiaddr.parse("/ip4/192.0.2.1/tcp/1")
+    remote_address: Multiaddr = HERE
 
 
 ALICE, BOB = peer(1), peer(2)
@@ -76,22 +79,20 @@ def test_connections_are_bounded_in_all_and_per_peer() -> None:
 
 def test_connections_that_others_open_are_bounded_per_address_unless_relayed() -> None:
     table = ConnectionTable[Open](ALICE, Limits(connections_per_ip=2))
-    here, there, relayed = addresses(
-        "/ip4/192.0.2.1/tcp/1", "/ip4/192.0.2.2/tcp/1", "/ip4/192.0.2.1/tcp/1/p2p-circuit"
-    )
-    entries = [Open(peer(number), True, remote_address=here) for number in range(10, 12)]
+    there, relayed = addresses("/ip4/192.0.2.2/tcp/1", f"{HERE}/p2p-circuit")
+    entries = [Open(peer(number), inbound=True) for number in range(10, 12)]
     for entry in entries:
         table.add(entry)
     with pytest.raises(ConnectionLimit, match="connections_per_ip"):
-        table.check_source(here)
+        table.check_source(HERE)
     with pytest.raises(ConnectionLimit, match="connections_per_ip"):
-        table.add(Open(peer(12), True, remote_address=here))
-    table.add(Open(peer(13), True, remote_address=there))
-    table.add(Open(peer(14), True, remote_address=relayed))
-    table.add(Open(peer(15), False, remote_address=here))  # we dialled it
+        table.add(Open(peer(12), inbound=True))
+    table.add(Open(peer(13), inbound=True, remote_address=there))
+    table.add(Open(peer(14), inbound=True, remote_address=relayed))
+    table.add(Open(peer(15)))  # we dialled it
     for entry in entries:
         table.remove(entry)
-    table.check_source(here)
+    table.check_source(HERE)
     assert table._from == {"192.0.2.2": 1}
 
 
@@ -154,5 +155,6 @@ def test_a_peer_that_sees_us_elsewhere_each_time_counts_once() -> None:
     (true,) = addresses("/ip4/8.8.8.1/tcp/1")
     observed.add(true, ALICE)
     for port in range(1, 100):
-        observed.add(*addresses(f"/ip4/9.9.9.9/tcp/{port}"), BOB)
-    assert observed.counts() == {true: 1, addresses("/ip4/9.9.9.9/tcp/99")[0]: 1}
+        (latest,) = addresses(f"/ip4/9.9.9.9/tcp/{port}")
+        observed.add(latest, BOB)
+    assert observed.counts() == {true: 1, latest: 1}
