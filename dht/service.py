@@ -89,7 +89,8 @@ class Dht:
     """A node of the DHT. Made by `open_dht`; lives as long as its block.
 
     Each method that asks the network returns what could be found. That nobody answered is an
-    empty result; the `report` of a search, and `status`, say why.
+    empty result; the `report` of a search, and `status`, say why. Once the block of `open_dht` has
+    been left, they raise trio.ClosedResourceError.
     """
 
     def __init__(
@@ -116,6 +117,7 @@ class Dht:
         self._client = Client(mesh, self._table, protocol=protocol, on_met=self._on_met)
         self._announcer = Announcer(mesh, self._client, self._schedule)
         self._serving: Counter[PeerId] = Counter()
+        self._closed = False
         self._upkeep = Upkeep(mesh, self._client, protocol=protocol, bootstrap=bootstrap, rng=rng)
 
     # What programs ask.
@@ -133,6 +135,7 @@ class Dht:
         A peer that answers there is connected afterwards. Where none of its addresses works, what
         others say of them is returned all the same: some other way may lead to it.
         """
+        self._check_open()
         if peer == self._mesh.peer_id:
             return PeerInfo(peer, tuple(self._mesh.addresses))
         connection = self._mesh.connected(peer)
@@ -160,6 +163,7 @@ class Dht:
         """
         if not 1 <= len(key) <= MAX_KEY:
             raise InvalidKey(f"a key of {len(key)} bytes, expected 1 to {MAX_KEY}")
+        self._check_open()
         await self._upkeep.first_contact()
         nearest = (await self._client.find_node(key)).closest()
         return [self._client.info_of(info.peer, info.addresses) for info in nearest[:count]]
@@ -174,9 +178,12 @@ class Dht:
             InvalidKey: no multihash.
         """
         _check_multihash(multihash)
-        return ProviderSearch(
-            lambda findings: self._nursery.start_soon(self._search, multihash, count, findings)
-        )
+
+        def start(findings: Findings) -> None:
+            self._check_open()
+            self._nursery.start_soon(self._search, multihash, count, findings)
+
+        return ProviderSearch(start)
 
     async def provide(self, multihash: bytes) -> int:
         """Announce that we have `multihash`, now and from now on; returns how many were told.
@@ -194,6 +201,7 @@ class Dht:
 
         Keys near to each other share their lookup, so this is far cheaper than one by one.
         """
+        self._check_open()
         keys = self._add_provided(multihashes)
         self._schedule.start(keys)
         try:
@@ -305,6 +313,10 @@ class Dht:
                 return False
         return True
 
+    def _check_open(self) -> None:
+        if self._closed:
+            raise trio.ClosedResourceError("the DHT is closed")
+
     def _on_met(self) -> None:
         self._schedule.hasten(now=trio.current_time())
         self._announcer.wake()
@@ -368,6 +380,7 @@ async def open_dht(
             if server:
                 mesh.unhandle(protocol)
             mesh.book.unprotect(dht._table.__contains__)
+            dht._closed = True
             dht._client.close()
             nursery.cancel_scope.cancel()
 
