@@ -157,9 +157,11 @@ class Client:
             _log.debug("asked %s in vain: %s", peer.peer, error)
             self._note_failure(peer.peer)
             return error.code if isinstance(error, LatticaError) else "lost"
+        finally:
+            # Also of one that takes connections and answers nothing, until we give up.
+            if is_visit and self._mesh.connected(peer.peer) is not None:
+                self._note_visit(peer.peer)
         self._note_answer(peer.peer)
-        if is_visit:
-            self._note_visit(peer.peer)
         return answer
 
     async def tell(self, peer: PeerInfo, frames: Sequence[bytes]) -> bool:

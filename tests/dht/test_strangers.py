@@ -539,6 +539,22 @@ async def test_connections_that_only_lookups_wanted_are_let_go(
         assert [contact.peer for contact in node.dht.peers()] == [peers[0].peer_id]
 
 
+async def test_connections_to_peers_that_answered_nothing_are_let_go(
+    autojump_clock: MockClock, swarm: Swarm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lattica.dht._client.VISITS", 1)
+    node = await swarm.start(1)
+    client = node.dht._client
+    async with AsyncExitStack() as stack:
+        for number, handler in enumerate((answer_never, answer_garbage, answer_nothing) * 2):
+            peer = await stack.enter_async_context(open_answerer(swarm, handler, 100 + number))
+            where = PeerInfo(peer.peer_id, tuple(peer.addresses))
+            with trio.move_on_after(1.0):
+                assert isinstance(await client.ask(where, Message(MessageType.PING)), str)
+            await trio.sleep(10.0)  # it is asked once more, because it says that it serves the DHT
+        assert len(node.mesh.connections()) == 1
+
+
 async def test_only_so_many_streams_are_kept(
     autojump_clock: MockClock, swarm: Swarm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
