@@ -73,9 +73,9 @@ class ProviderStore:
         self._discard(key, peer)
         if len(self._by_peer.get(peer, ())) >= self._per_peer:
             self._discard_oldest_of(peer)
-        elif len(self._by_key.get(key, ())) >= self._per_key:
+        if len(self._by_key.get(key, ())) >= self._per_key:
             self._discard(key, next(iter(self._by_key[key])))
-        elif len(self._expiry) >= self._most:
+        if len(self._expiry) >= self._most:
             self._make_room(peer)
         self._expiry[key, peer] = now + self._seconds
         self._by_key.setdefault(key, {})[peer] = None

@@ -77,6 +77,14 @@ def test_a_key_keeps_its_latest_providers() -> None:
     assert store.providers(key(1), now=0.0) == [peer(4), peer(3), peer(2)]
 
 
+def test_peers_over_their_quota_cannot_exceed_that_of_a_key() -> None:
+    store = ProviderStore(per_peer=1, per_key=2)
+    for number in range(5):
+        store.add(key(number), peer(number), now=0.0)
+        store.add(b"wanted", peer(number), now=0.0)
+    assert store.providers(b"wanted", now=0.0) == [peer(4), peer(3)]
+
+
 def test_a_full_store_takes_from_those_above_their_share() -> None:
     store = ProviderStore(records=10)
     store.add(key(0), peer(1), now=0.0)
