@@ -16,7 +16,7 @@ import trio
 from lattica._nursery import private_nursery
 from lattica.errors import LatticaError
 from lattica.identity import PeerId
-from lattica.transport import PeerInfo, ProtocolNotSupported
+from lattica.transport import ConnectionLimit, PeerInfo, ProtocolNotSupported
 
 from ._keys import K, position
 from ._lookup import Lookup, Patience
@@ -153,6 +153,9 @@ class Client:
         except ProtocolNotSupported:
             self.forget(peer.peer)
             return "other-protocol"
+        except ConnectionLimit as error:  # ours
+            self.table.put_off(peer.peer, now=trio.current_time())
+            return error.code
         except FAULTS as error:
             _log.debug("asked %s in vain: %s", peer.peer, error)
             self._note_failure(peer.peer)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import random
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -553,6 +554,22 @@ async def test_connections_to_peers_that_answered_nothing_are_let_go(
                 assert isinstance(await client.ask(where, Message(MessageType.PING)), str)
             await trio.sleep(10.0)  # it is asked once more, because it says that it serves the DHT
         assert len(node.mesh.connections()) == 1
+
+
+async def test_a_node_that_has_no_room_for_connections_keeps_its_contacts(
+    autojump_clock: MockClock, swarm: Swarm
+) -> None:
+    nodes = await swarm.start_many(5)
+    node = nodes[1]
+    async with open_stranger(swarm) as stranger:
+        await stranger.connect(node.peer, node.mesh.addresses)
+        node.mesh._table._limits = replace(node.mesh.limits, connections=1)
+        for other in (nodes[0], *nodes[2:]):
+            await node.mesh.disconnect(other.peer)
+        for number in range(10):
+            assert await node.dht.closest_peers(bytes([number, 1])) == []
+            await trio.sleep(200.0)
+        assert [contact.failures for contact in node.dht.peers()] == [0] * 4
 
 
 async def test_only_so_many_streams_are_kept(
