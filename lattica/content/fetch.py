@@ -168,7 +168,10 @@ class Fetch:
         for directory in ["", *index.directories] if index.is_directory else []:
             download.make_directory(directory)
         parts: list[PartFile] = []
-        others = any(stored.root != self.root for stored in self._store.objects())
+        others = any(
+            stored.root != self.root or stored.state is ObjectState.COMPLETE  # at another place
+            for stored in self._store.objects()
+        )
         for file, table in zip(index.files, index.tables, strict=True):
             part = download.open_part(table, file.path)
             part.rescan(_check_cancelled)

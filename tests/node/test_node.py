@@ -248,3 +248,19 @@ def secret_forms(key_file: bytes) -> list[str]:
         forms += [base64.b64encode(secret).decode(), base64.urlsafe_b64encode(secret).decode()]
         forms += [base64.b32encode(secret).decode(), secret.hex(" "), secret.hex(":")]
     return forms
+
+
+async def test_what_is_here_already_is_copied_without_asking_anybody(
+    lab: Lab, tmp_path: Path
+) -> None:
+    source = lab.safetensors("m.safetensors", 700_000, 300_000)
+    async with lab.node("a") as a:
+        shared = await a.share(source)
+        with trio.fail_after(5):
+            got = await a.get(shared.cid, tmp_path / "copy.safetensors")
+        assert got.received_bytes == 0
+        assert got.path.read_bytes() == source.read_bytes()
+        source.unlink()
+        with trio.fail_after(5):
+            again = await a.get(shared.cid, tmp_path / "again.safetensors")
+        assert again.path.read_bytes() == got.path.read_bytes()
