@@ -12,6 +12,7 @@ after it, the destination, which the next start knows by its inode and takes ove
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import stat
@@ -24,7 +25,8 @@ from lattica.errors import InvalidInput
 
 from ._adding import put_leaves, sync_directory
 from ._build import Kind, Stamp
-from ._part import PartFile
+from ._open_files import OpenFiles
+from ._part import PART_FLAGS, PartFile
 from ._unixfs import MAX_SIZE, encode_name
 from ._values import DestinationTaken, ObjectState, StorageError, StoredObject
 
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from ._rows import DownloadRow, FileRow
     from ._sources import Sources
 
+_MAX_OPEN = 64  # part files kept open between two writes
 _TAG_CHARACTERS = 8  # of the CID, in the name of the part path
 
 
@@ -69,6 +72,9 @@ class Download:
         self._index, self._sources, self._reader = index, sources, reader
         self._overwrite, self._on_close = overwrite, on_close
         self._parts: dict[str, PartFile] = {}
+        self._files_open: OpenFiles[None] = OpenFiles(_MAX_OPEN)
+        self._inodes: set[tuple[int, int]] = set()  # of all parts
+        self._known: dict[str, int] | None = None  # sources of an earlier run, by path
 
     def add_index(self, cid: CID, block: bytes) -> None:
         """Remember an index block, which `Walker` or `Tree` has checked, for a resume."""
@@ -89,18 +95,19 @@ class Download:
             return part
         target = self._target(path)
         with _storage_errors(target):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-            descriptor = os.open(target, flags, 0o666)
+            self._make_parents(path)
+            descriptor = os.open(target, PART_FLAGS | os.O_CREAT, 0o666)
             try:
                 self._note_inode()
                 _check_room(descriptor, target, leaves.size)
+                stamp = Stamp.of(os.fstat(descriptor))
+                self._check_distinct(target, stamp)
                 os.ftruncate(descriptor, leaves.size)
-                source = self._register(leaves, path, target, Stamp.of(os.fstat(descriptor)))
-                part = PartFile(leaves, target, descriptor, source, self._reader)
-            except BaseException:
+                stamp = Stamp.of(os.fstat(descriptor))
+            finally:
                 os.close(descriptor)
-                raise
+        source = self._register(leaves, path, target, stamp)
+        part = PartFile(leaves, target, stamp, source, self._reader, self._files_open)
         self._parts[path] = part
         self._reader.parts[source] = part
         return part
@@ -109,7 +116,8 @@ class Download:
         """Make a directory at `path` in the object; "" is the object itself."""
         target = self._target(path)
         with _storage_errors(target):
-            target.mkdir(parents=True, exist_ok=True)
+            self._make_parents(path)
+            _make_directory(target)
             self._note_inode()
         with self._index.writing() as transaction:
             transaction.grow_object(self._object, Kind.DIRECTORY, 0)
@@ -172,20 +180,40 @@ class Download:
             encode_name(part)
         return self.part_path / PurePosixPath(path)
 
+    def _make_parents(self, path: str) -> None:
+        """Make the directories above `path`. Only those above the object may be links."""
+        self.part_path.parent.mkdir(parents=True, exist_ok=True)
+        directory = self.part_path
+        for part in PurePosixPath(path).parts:
+            _make_directory(directory)
+            directory /= part
+
     def _note_inode(self) -> None:
         """Note what stands at the part path, so that it is known again once renamed."""
-        if self._inode is None:
-            self._inode = self.part_path.lstat().st_ino & MAX_SIZE
+        inode = self.part_path.lstat().st_ino & MAX_SIZE
+        if self._inode != inode:  # another one, if somebody removed the first
+            self._inode = inode
             with self._index.writing() as transaction:
                 transaction.note_inode(self.id, self._inode)
 
+    def _check_distinct(self, target: Path, stamp: Stamp) -> None:
+        """Refuse one file for two names: where case does not count, or names are normalised."""
+        key = stamp.device, stamp.inode
+        if key in self._inodes:
+            raise StorageError(
+                f"{target} is another file of the object under another name",
+                hint="choose a destination on a file system that tells all names apart",
+            )
+        self._inodes.add(key)
+
     def _register(self, leaves: LeafTable, path: str, target: Path, stamp: Stamp) -> int:
         """Note the part in the index, leaves first, so that a part with a file row has them all."""
-        for file in self._files():
-            if file.path == path:
-                with self._index.writing() as transaction:
-                    transaction.update_part(file.source.id, stamp)
-                return file.source.id
+        if self._known is None:
+            self._known = {file.path: file.source.id for file in self._files()}
+        if (known := self._known.get(path)) is not None:
+            with self._index.writing() as transaction:
+                transaction.update_part(known, stamp)
+            return known
         with self._index.writing() as transaction:
             source = transaction.put_part(target, stamp, self.id)
         put_leaves(
@@ -196,6 +224,13 @@ class Download:
             kind = Kind.DIRECTORY if path else Kind.FILE
             transaction.grow_object(self._object, kind, leaves.size)
         return source
+
+
+def _make_directory(path: Path) -> None:
+    """Make a directory unless it is there; a link to one might lead out of the object. OSError."""
+    path.mkdir(exist_ok=True)
+    if path.is_symlink():
+        raise NotADirectoryError(errno.ENOTDIR, "it is a symlink")
 
 
 def part_path(destination: Path, root: CID) -> Path:

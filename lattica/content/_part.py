@@ -1,11 +1,18 @@
-"""One file of a download: written leaf by leaf, hashed again after a restart."""
+"""One file of a download: written leaf by leaf, hashed again after a restart.
+
+A directory may have more files than a process may have open. So a part is opened when it is used,
+and some stay open for the next use.
+"""
 
 from __future__ import annotations
 
 import os
 import threading
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from ._build import Stamp
+from ._open_files import OpenFile, OpenFiles
 from ._sources import after
 from ._unixfs import MAX_BLOCK_BYTES, DagError
 from ._values import Absent, StorageError
@@ -18,6 +25,7 @@ if TYPE_CHECKING:
     from ._dag import Leaf, LeafTable
     from ._reading import Reader
 
+PART_FLAGS = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _MAX_BUFFERS = 512  # of one system call; Linux takes 1024
 
 
@@ -35,14 +43,21 @@ class PartFile:
     """
 
     def __init__(
-        self, leaves: LeafTable, path: Path, descriptor: int, source: int, reader: Reader
+        self,
+        leaves: LeafTable,
+        path: Path,
+        stamp: Stamp,
+        source: int,
+        reader: Reader,
+        files: OpenFiles[None],
     ) -> None:
         self.leaves, self.path, self.source = leaves, path, source
+        self._stamp, self._files = stamp, files  # which file it is, whatever `path` names later
         self.verified_bytes = 0
         self._missing = len(leaves)
         self._bits = bytearray((len(leaves) + 7) // 8)
         self._lock = threading.Lock()
-        self._descriptor: int | None = descriptor
+        self._closed = False
         self._reader = reader
 
     @property
@@ -140,22 +155,35 @@ class PartFile:
 
     def sync(self) -> None:
         """*Slow.* Put what was written on the disk. Raises StorageError."""
-        try:
-            os.fsync(self._fd)
-        except OSError as error:
-            raise StorageError(f"cannot sync {self.path}: {error.strerror}") from error
+        with self._open("sync") as descriptor:
+            os.fsync(descriptor)
 
     def close(self) -> None:
         """Close the file. Calling it again does nothing."""
-        descriptor, self._descriptor = self._descriptor, None
-        if descriptor is not None:
-            os.close(descriptor)
+        self._closed = True
+        self._files.forget(self.source)
 
-    @property
-    def _fd(self) -> int:
-        if self._descriptor is None:
+    @contextmanager
+    def _open(self, verb: str) -> Iterator[int]:
+        """Use the file. What the disk refuses is a StorageError: it cannot `verb` it."""
+        if self._closed:
             raise StorageError(f"{self.path} has been closed", hint="begin the download again")
-        return self._descriptor
+        try:
+            with self._files.using(self.source, self._open_file) as file:
+                assert file is not None
+                yield file.descriptor
+        except OSError as error:
+            raise StorageError(f"cannot {verb} {self.path}: {error.strerror}") from error
+
+    def _open_file(self) -> OpenFile[None]:
+        descriptor = os.open(self.path, PART_FLAGS)
+        stamp = Stamp.of(os.fstat(descriptor))
+        if (stamp.inode, stamp.device) != (self._stamp.inode, self._stamp.device):
+            os.close(descriptor)
+            raise StorageError(
+                f"{self.path} was replaced while it was written", hint="begin the download again"
+            )
+        return OpenFile(descriptor, None)
 
     def _at(self, offset: int) -> int:
         # An empty file has one leaf, which no byte is in.
@@ -171,24 +199,20 @@ class PartFile:
 
     def _write_at(self, offset: int, buffers: Sequence[bytes | memoryview]) -> None:
         rest = [memoryview(data) for data in buffers if len(data)]
-        while rest:
-            try:
-                count = os.pwritev(self._fd, rest, offset)
-            except OSError as error:
-                raise StorageError(f"cannot write {self.path}: {error.strerror}") from error
-            offset += count
-            rest = after(rest, count)
+        with self._open("write") as descriptor:
+            while rest:
+                count = os.pwritev(descriptor, rest, offset)
+                offset += count
+                rest = after(rest, count)
 
     def _read_at(self, offset: int, into: memoryview) -> int:
         done = 0
-        while done < len(into):
-            try:
-                count = os.preadv(self._fd, [into[done:]], offset + done)
-            except OSError as error:
-                raise StorageError(f"cannot read {self.path}: {error.strerror}") from error
-            if count == 0:
-                break
-            done += count
+        with self._open("read") as descriptor:
+            while done < len(into):
+                count = os.preadv(descriptor, [into[done:]], offset + done)
+                if count == 0:
+                    break
+                done += count
         return done
 
     def _data_extents(self) -> Iterator[tuple[int, int]]:
@@ -197,11 +221,12 @@ class PartFile:
             yield 0, 0
         end = 0
         while end < self.leaves.size:
-            try:
-                start = os.lseek(self._fd, end, os.SEEK_DATA)
-            except OSError:  # ENXIO: only a hole is left
-                return
-            end = os.lseek(self._fd, start, os.SEEK_HOLE)
+            with self._open("read") as descriptor:
+                try:
+                    start = os.lseek(descriptor, end, os.SEEK_DATA)
+                except OSError:  # ENXIO: only a hole is left
+                    return
+                end = os.lseek(descriptor, start, os.SEEK_HOLE)
             yield start, end
 
     def _batches(self, start: int, end: int) -> Iterator[list[Leaf]]:

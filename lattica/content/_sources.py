@@ -11,16 +11,15 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections import OrderedDict
-from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ._build import Stamp
+from ._open_files import OpenFile, OpenFiles
 from ._unixfs import MAX_BLOCK_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from ._rows import SourceRow
 
@@ -58,14 +57,6 @@ class BufferPool:
             self._idle.append(buffer)
 
 
-@dataclass(slots=True)
-class _OpenFile:
-    row: SourceRow
-    descriptor: int
-    users: int = 0
-    retired: bool = False  # closed by its last user
-
-
 class Sources:
     """The files that leaves are read from. Safe to use from any thread.
 
@@ -76,8 +67,8 @@ class Sources:
     def __init__(self, load: Callable[[int], SourceRow | None], max_open: int) -> None:
         """Read files that `load` tells of by number; keep at most about `max_open` of them open."""
         self.changed: set[int] = set()
-        self._load, self._max_open = load, max_open
-        self._open: OrderedDict[int, _OpenFile] = OrderedDict()  # least recently used first
+        self._load = load
+        self._open: OpenFiles[SourceRow] = OpenFiles(max_open)
         self._damaged: dict[int, set[int]] = {}  # offsets of leaves that failed their hash
         self._lock = threading.Lock()
 
@@ -88,13 +79,13 @@ class Sources:
         """
         if source in self.changed:
             return False
-        with self._using(source) as file:
-            if file is None or not self._unchanged(file.row):
+        with self._open.using(source, partial(self._open_source, source)) as file:
+            if file is None or not self._unchanged(file.about):
                 return False
             try:
                 return read_exactly(file.descriptor, offset, into)
             except OSError as error:
-                _log.warning("cannot read %s at %d: %s", file.row.path, offset, error)
+                _log.warning("cannot read %s at %d: %s", file.about.path, offset, error)
                 return False
 
     def is_damaged(self, source: int, offset: int) -> bool:
@@ -124,13 +115,11 @@ class Sources:
         with self._lock:
             self.changed.discard(source)
             self._damaged.pop(source, None)
-            if (file := self._open.pop(source, None)) is not None:
-                _retire(file)
+        self._open.forget(source)
 
     def close(self) -> None:
         """Close every file."""
-        for source in list(self._open):
-            self.forget(source)
+        self._open.close()
 
     def _unchanged(self, row: SourceRow) -> bool:
         # The path is asked, not the descriptor: a file that was replaced by a rename is still open
@@ -146,26 +135,8 @@ class Sources:
         self.changed.add(row.id)
         return False
 
-    @contextmanager
-    def _using(self, source: int) -> Iterator[_OpenFile | None]:
-        with self._lock:
-            file = self._open.get(source)
-            if file is not None:
-                self._open.move_to_end(source)
-                file.users += 1
-        if file is None:
-            file = self._open_source(source)
-        try:
-            yield file
-        finally:
-            if file is not None:
-                with self._lock:
-                    file.users -= 1
-                    if file.retired and file.users == 0:
-                        os.close(file.descriptor)
-
-    def _open_source(self, source: int) -> _OpenFile | None:
-        """Open a source, for one user. None: it is gone, or not the file that was shared."""
+    def _open_source(self, source: int) -> OpenFile[SourceRow] | None:
+        """Open a source. None: it is gone, or not the file that was shared."""
         row = self._load(source)
         if row is None or row.changed:
             return None
@@ -179,24 +150,11 @@ class Sources:
             os.close(descriptor)
             self._mark_gone(row)
             return None
-        file = _OpenFile(row, descriptor, users=1)
-        with self._lock:
-            if (other := self._open.pop(source, None)) is not None:
-                _retire(other)
-            self._open[source] = file
-            while len(self._open) > self._max_open:
-                _retire(self._open.popitem(last=False)[1])
-        return file
+        return OpenFile(descriptor, row)
 
     def _mark_gone(self, row: SourceRow) -> None:
         if row.download is None:
             self.changed.add(row.id)
-
-
-def _retire(file: _OpenFile) -> None:
-    file.retired = True
-    if file.users == 0:
-        os.close(file.descriptor)
 
 
 def read_exactly(descriptor: int, offset: int, into: list[memoryview]) -> bool:

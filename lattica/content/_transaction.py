@@ -181,7 +181,9 @@ class Transaction:
 
     def note_inode(self, download: int, inode: int) -> None:
         """Note what a download writes into, so that it is known again once renamed."""
-        self._connection.execute("UPDATE downloads SET inode = ? WHERE id = ?", (inode, download))
+        self._connection.execute(
+            "UPDATE downloads SET inode = ?, finishing = 0 WHERE id = ?", (inode, download)
+        )
 
     def note_finishing(self, download: int) -> None:
         """Note that all of a download is there and synced, and that its rename comes next."""

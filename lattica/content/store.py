@@ -280,6 +280,8 @@ class Store:
         destination = Path(os.path.abspath(destination))
         if os.path.lexists(destination) and not overwrite:
             raise DestinationTaken(f"{destination} exists")
+        if destination.is_dir():  # told before anything is fetched, not after
+            raise DestinationTaken(f"{destination} is a directory, which is not written over")
         with self._upkeep:
             rows = [row for row in self._index.downloads() if row.destination == destination]
             if any(row.id in self._downloads for row in rows):

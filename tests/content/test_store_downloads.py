@@ -24,14 +24,18 @@ from lattica.content import (
     StorageError,
     Store,
     UnsafeName,
+    _download,
     build,
 )
 from lattica.content._dag import SMALL_LEAF
+from lattica.content._index import Index
 from lattica.errors import InvalidInput
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from lattica.content._rows import FileRow
 
 SIZE = 10 * SMALL_LEAF + 5
 
@@ -337,6 +341,112 @@ def test_a_symlink_in_the_place_of_a_part_file_is_not_followed(
         with pytest.raises(StorageError):
             download.open_part(source.files[0].leaves)
     assert precious.read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("link", ["", "sub"])
+def test_a_symlink_in_the_place_of_a_directory_is_not_followed(
+    store: Store, tree: Built, tmp_path: Path, link: str
+) -> None:
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    part = next(file for file in tree.files if file.relative == "sub/b")
+    with store.download(tree.root, tmp_path / "out") as download:
+        if link:
+            download.part_path.mkdir()
+        (download.part_path / link).symlink_to(precious)
+        for attempt in (
+            lambda: download.open_part(part.leaves, "sub/b"),
+            lambda: download.make_directory("sub"),
+            lambda: download.make_directory("sub/empty"),
+        ):
+            with pytest.raises(StorageError, match="symlink"):
+                attempt()
+    assert not list(precious.iterdir())
+
+
+def test_a_symlink_on_the_way_to_the_destination_is_followed(
+    store: Store, source: Built, tmp_path: Path
+) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "models").symlink_to(tmp_path / "disk")
+    download, part = begin(store, source, tmp_path / "models" / "out")
+    with download:
+        fill(part, source)
+        download.finish()
+    assert (tmp_path / "disk" / "out").read_bytes() == source.path.read_bytes()
+
+
+def test_a_file_that_has_two_names_on_this_disk_is_refused(
+    store: Store, tree: Built, tmp_path: Path
+) -> None:
+    with store.download(tree.root, tmp_path / "out") as download:
+        part = download.open_part(tree.files[0].leaves, "weights")
+        os.link(part.path, part.path.with_name("Weights"))
+        with pytest.raises(StorageError, match="under another name"):
+            download.open_part(tree.files[1].leaves, "Weights")
+
+
+def test_a_directory_of_more_files_than_may_be_open_is_received(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_download, "_MAX_OPEN", 3)
+    (tmp_path / "many").mkdir()
+    for number in range(40):
+        (tmp_path / "many" / str(number)).write_bytes(bytes([number]))
+    built = build(tmp_path / "many")
+    before = len(os.listdir("/dev/fd"))
+    with store.download(built.root, tmp_path / "out") as download:
+        for cid, block in built.index.items():
+            download.add_index(cid, block)
+        parts = [download.open_part(file.leaves, file.relative) for file in built.files]
+        for number, part in enumerate(parts):
+            part.rescan()
+            fill(part, built, number)
+        assert len(os.listdir("/dev/fd")) <= before + 3
+        download.finish()
+    assert build(tmp_path / "out").root == built.root
+
+
+def test_the_work_for_a_part_does_not_grow_with_their_number(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listings: list[int] = []
+    files = Index.files
+
+    def listed(index: Index, number: int) -> list[FileRow]:
+        listings.append(number)
+        return files(index, number)
+
+    monkeypatch.setattr(Index, "files", listed)
+    (tmp_path / "many").mkdir()
+    for number in range(20):
+        (tmp_path / "many" / str(number)).write_bytes(bytes([number]))
+    built = build(tmp_path / "many")
+    with store.download(built.root, tmp_path / "out") as download:
+        for file in built.files:
+            download.open_part(file.leaves, file.relative)
+    assert len(listings) == 1
+
+
+def test_a_part_file_that_is_replaced_while_it_is_written_is_noticed(
+    store: Store, source: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_download, "_MAX_OPEN", 0)
+    download, part = begin(store, source, tmp_path / "out")
+    with download:
+        part.write(0, [leaf_of(source, 0)])
+        other = tmp_path / "other"
+        other.write_bytes(b"mine")
+        other.rename(part.path)
+        with pytest.raises(StorageError, match="replaced"):
+            part.write(1, [leaf_of(source, 1)])
+        assert part.path.read_bytes() == b"mine"
+
+
+def test_a_directory_is_never_written_over(store: Store, source: Built, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    with pytest.raises(DestinationTaken, match="is a directory"):
+        store.download(source.root, tmp_path / "out", overwrite=True)
 
 
 def test_a_destination_that_is_taken_is_left_alone(
