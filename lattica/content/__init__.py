@@ -27,6 +27,7 @@ from ._events import (
     Fetched as Fetched,
     FetchEvent as FetchEvent,
     FetchProgress as FetchProgress,
+    FetchStalled as FetchStalled,
     FetchStarted as FetchStarted,
     LeafMismatch as LeafMismatch,
     NoProvider as NoProvider,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING, TypeAlias
 
 from lattica.errors import (
+    DeadlineExceeded,
     IntegrityError,
     LatticaError,
     NotFound,
@@ -13,6 +15,7 @@ from lattica.errors import (
     SourceChanged,
     Unreachable,
 )
+from lattica.transport import StreamReset
 
 from ._values import StorageError
 
@@ -151,6 +154,13 @@ class ProvidersLost(Unreachable):
     hint = f"check that a peer which shares it is running and can be reached; {_RESUME}"
 
 
+class FetchStalled(DeadlineExceeded):
+    """Somebody is asked, and nothing comes of it: they are busy, or deliver next to nothing."""
+
+    code = "stalled"
+    hint = f"try again later, or find another provider; {_RESUME}"
+
+
 class ProvidersRefused(Refused):
     """Those who might hold it do not serve us."""
 
@@ -181,16 +191,33 @@ def failure(
     """
     if lies:
         return lies[0]
-    tried = " · ".join(map(str, list(reasons.values())[:5]))
-    summary = f"tried {len(reasons)}: {tried}" if reasons else "none is known"
+    summary = _summary(reasons)
     for kind, made, text in _FAILURES:
         if any(isinstance(error, kind) for error in reasons.values()):
             return made(f"{text} {root} ({summary})", cid=root)
     return NoProvider(f"no provider of {root} ({summary})", cid=root)
 
 
+def stalled(root: CID, seconds: float, reasons: dict[PeerId, LatticaError]) -> FetchStalled:
+    """Return the error of a fetch that has gained nothing for `seconds`."""
+    return FetchStalled(
+        f"nothing of {root} came in {seconds:.0f} s ({_summary(reasons)})", cid=root
+    )
+
+
+def _summary(reasons: dict[PeerId, LatticaError]) -> str:
+    if not reasons:
+        return "none is known"
+    texts = [
+        text if str(peer) in (text := str(error)) else f"{peer}: {text}"
+        for peer, error in islice(reasons.items(), 5)
+    ]
+    return f"tried {len(reasons)}: " + " · ".join(texts)
+
+
 _FAILURES: tuple[tuple[type[LatticaError], Callable[..., LatticaError], str], ...] = (
     (SourceChanged, SourcesChanged, "every provider has changed its copy of"),
     (Unreachable, ProvidersLost, "no provider could be reached, or stayed, for"),
+    (StreamReset, ProvidersLost, "every provider hung up on"),
     (Refused, ProvidersRefused, "every provider refused"),
 )

@@ -344,9 +344,10 @@ class Planner:
         ask = found.asks.popleft()
         self._forget(found, ask)
         found.stalled = found.stalled and bool(found.asks)
-        if ask.next == ask.end or status is Status.CANCELLED:
+        if ask.next == ask.end or ask.cancelled:
             return
-        if status in (Status.BUSY, Status.FAILED):
+        # CANCELLED that nobody asked for is a whim like FAILED: at once again would never end.
+        if status in (Status.BUSY, Status.FAILED, Status.CANCELLED):
             found.pauses += 1
             found.paused_until = now + min(0.25 * 2**found.pauses, 30.0)
         else:

@@ -19,13 +19,14 @@ from lattica.errors import (
     DeadlineExceeded,
     LatticaError,
     LimitExceeded,
+    NotFound,
     Refused,
     SourceChanged,
     Unreachable,
 )
 from lattica.transport import StreamReset
 
-from ._events import ProviderJoined, ProviderLeft, ProviderSlow, failure
+from ._events import ProviderJoined, ProviderLeft, ProviderSlow, failure, stalled
 from ._messages import PROTOCOL, Status
 from ._planner import CancelAsk, PeerReady, PeerSilent
 from ._session import HoldsNothing, Session, StreamEnded
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from ._stages import Stage
     from ._traffic import ExchangeLimits
 
+_DECLINED = {Status.BUSY: "is busy", Status.FAILED: "fails"}
 _log = logging.getLogger(__name__)
 _FIRST_RETRY_SECONDS, _LAST_RETRY_SECONDS = 0.5, 8.0
 _LEAST_WRITE_BYTES = 1 << 20
@@ -202,6 +204,9 @@ class Providers:
             self._refusals[peer] = SourceChanged(f"{peer} has changed its copy", peer=peer)
         elif status is Status.REFUSED:
             self._refusals[peer] = Refused(f"{peer} refused", peer=peer)
+        elif status is not Status.CANCELLED:
+            said = _DECLINED.get(status, "does not hold what is missing")
+            self._refusals.setdefault(peer, NotFound(f"{peer} {said}", peer=peer))
 
     async def settle(self, peer: PeerId, stage: Stage, items: list[Item]) -> LeafMismatch | None:
         """Hand items on."""
@@ -286,8 +291,7 @@ class Providers:
             planner.handle_timeout(now)
             self._carry_out(planner)
             if not done.is_set() and self._is_hopeless(planner, now):
-                reasons = self._reasons | self._refusals
-                self.fail(failure(self.root, self.lies, reasons))
+                self.fail(self._reason_to_stop(now))
                 return
             self._alarm = trio.Event()
             self._alarm_at = min(planner.next_timeout(), self._give_up_at(planner))
@@ -312,11 +316,21 @@ class Providers:
                 self._keeper.tell(ProviderSlow(event.peer, event.seconds))
                 self.ring()
 
+    def _reason_to_stop(self, now: float) -> LatticaError:
+        reasons = self._reasons | self._refusals
+        if self._sessions and now >= self._stalled_at:
+            return stalled(self.root, now - self._last_gain, reasons)
+        return failure(self.root, self.lies, reasons)
+
+    @property
+    def _stalled_at(self) -> float:
+        return self._last_gain + max(self._limits.stall_seconds, self._patience)
+
     def _give_up_at(self, planner: Planner) -> float:
-        """When patience ends: with nobody to talk to, or with nothing to ask of them."""
+        """When patience ends: with nobody to talk to, nothing to ask of them, or nothing gained."""
         if not self._sessions:
-            return self._last_contact + self._patience
-        return self._last_gain + self._patience if planner.idle() else math.inf
+            return min(self._last_contact + self._patience, self._stalled_at)
+        return self._last_gain + self._patience if planner.idle() else self._stalled_at
 
     def _is_hopeless(self, planner: Planner, now: float) -> bool:
         if now >= self._give_up_at(planner):

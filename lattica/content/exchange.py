@@ -97,6 +97,7 @@ class Exchange:
             SourceChanged: only peers are left whose copies have changed.
             NoProvider: nobody who could be asked holds what is missing.
             ProvidersLost: those who might hold it could not be reached.
+            FetchStalled: they are busy, or deliver next to nothing, for five minutes.
             InvalidInput: something else stands at `destination`.
             StorageError: the disk refuses, or has no room (DiskFull).
             DagError: the object itself is malformed.

@@ -16,6 +16,7 @@ from lattica.content import (
     BadLeaf,
     ExchangeLimits,
     FetchProgress,
+    FetchStalled,
     FetchStarted,
     LeafMismatch,
     Link,
@@ -316,6 +317,66 @@ async def test_a_busy_provider_is_asked_again_later(swarm: Any, autojump_clock: 
         await receiver.fetch(shared.root, seed)
         assert receiver.got.read_bytes() == shared.path.read_bytes()
         assert 3 <= trio.current_time() < 9
+
+
+@pytest.mark.parametrize("status", [Status.BUSY, Status.FAILED, Status.CANCELLED])
+async def test_a_lone_provider_that_always_puts_us_off_is_given_up(
+    swarm: Any, status: Status, autojump_clock: MockClock
+) -> None:
+    async with swarm.peers(2) as (rogue, receiver):
+        shared = rogue.share(rogue.file("model.bin", 5 * LEAF))
+        requests: list[int] = []
+
+        async def serve(stream: Stream) -> None:
+            while (data := await stream.receive_message(1 << 16)) is not None:
+                request = decode_request(data)
+                if isinstance(request, HaveRequest):
+                    await stream.send_all(encode_have_all(request.id))
+                    await stream.send_all(encode_end(request.id, Status.OK))
+                else:
+                    requests.append(request.id)
+                    await stream.send_all(encode_end(request.id, status))
+
+        rogue.mesh.unhandle(PROTOCOL)
+        rogue.mesh.handle(PROTOCOL, serve)
+        with pytest.raises(FetchStalled, match=r"tried 1|none is known"):
+            await receiver.fetch(shared.root, rogue)
+        assert 300 <= trio.current_time() < 301
+        assert len(requests) < 30
+
+
+async def test_a_lone_provider_that_trickles_is_given_up(
+    swarm: Any, autojump_clock: MockClock
+) -> None:
+    async def trickle(rogue: Rogue, head: AnswerHead, data: bytes) -> bytes:
+        assert rogue.stream is not None
+        await rogue.stream.send_all(bytes(head))
+        for byte in data:
+            await rogue.stream.send_all(bytes([byte]))
+            await trio.sleep(3)
+        return b""
+
+    async with swarm.peers(2) as (rogue, receiver):
+        shared = rogue.share(rogue.file("model.bin", 5 * LEAF))
+        Rogue(rogue, at(2, trickle))
+        with pytest.raises(FetchStalled):
+            await receiver.fetch(shared.root, rogue)
+        assert 300 <= trio.current_time() < 305
+
+
+async def test_a_lone_provider_that_always_hangs_up_is_given_up(
+    swarm: Any, autojump_clock: MockClock
+) -> None:
+    async def serve(stream: Stream) -> None:
+        stream.reset()
+
+    async with swarm.peers(2) as (rogue, receiver):
+        shared = rogue.share(rogue.file("model.bin", 5 * LEAF))
+        rogue.mesh.unhandle(PROTOCOL)
+        rogue.mesh.handle(PROTOCOL, serve)
+        with pytest.raises(ProvidersLost, match=str(rogue.mesh.peer_id)):
+            await receiver.fetch(shared.root, rogue)
+        assert 300 <= trio.current_time() < 305
 
 
 async def test_an_object_that_lies_about_itself_is_nobodys_lie(
