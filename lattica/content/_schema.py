@@ -112,11 +112,15 @@ def store_errors(path: Path) -> Iterator[None]:
 
 def _connect(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=5, isolation_level=None, check_same_thread=False)
-    # NORMAL: after a power cut the last transactions may be missing, the database is sound. Files
-    # are synced before they are named here, so what is named is there.
-    for pragma in ("journal_mode = WAL", "synchronous = NORMAL", "foreign_keys = ON"):
-        connection.execute(f"PRAGMA {pragma}")
-    connection.execute("PRAGMA cache_size = -16384")  # KiB: random inserts of a large object
+    try:
+        # NORMAL: after a power cut the last transactions may be missing, the database is sound.
+        # Files are synced before they are named here, so what is named is there.
+        for pragma in ("journal_mode = WAL", "synchronous = NORMAL", "foreign_keys = ON"):
+            connection.execute(f"PRAGMA {pragma}")
+        connection.execute("PRAGMA cache_size = -16384")  # KiB: random inserts of a large object
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 
