@@ -14,6 +14,7 @@ import msgpack
 from lattica.errors import CodecError
 
 MAX_DEPTH = 32
+_PLAIN = {bytes, str, int}  # what needs no look: most of what long lists hold
 Value = None | bool | int | float | str | bytes | list["Value"] | dict[str, "Value"]
 
 
@@ -26,21 +27,32 @@ def pack(value: Value) -> bytes:
     return packed
 
 
-def unpack(data: bytes | bytearray | memoryview, *, max_size: int) -> Value:
+def unpack(
+    data: bytes | bytearray | memoryview, *, max_size: int, max_values: int | None = None
+) -> Value:
     """Read one canonical value that is all of `data`.
 
     Args:
         data: the encoding.
         max_size: bytes; more is refused unread. Decoded, a value takes up to some 60 times more.
+        max_values: elements of arrays and entries of maps, in all; more is refused while it
+            is read: a crowd of empty arrays takes megabytes, and milliseconds.
 
     Raises:
         CodecError: too large, not msgpack, or not in canonical form.
     """
     if len(data) > max_size:
         raise CodecError(f"a value of {len(data)} bytes, limit {max_size}")
+    count = None if max_values is None else _Count(max_values)
     try:
         value: Value = msgpack.unpackb(
-            data, raw=False, strict_map_key=True, use_list=True, ext_hook=_refuse_ext
+            data,
+            raw=False,
+            strict_map_key=True,
+            use_list=True,
+            ext_hook=_refuse_ext,
+            list_hook=count,
+            object_hook=count,
         )
     except CodecError:
         raise
@@ -59,15 +71,29 @@ def _ordered(value: Value, depth: int) -> Value:
     if isinstance(value, dict):
         if not all(isinstance(key, str) for key in value):
             raise CodecError("map keys must be strings")
-        ordered = sorted(value.items(), key=lambda item: item[0].encode())
-        return {key: _ordered(item, depth - 1) for key, item in ordered}
+        entries = sorted(value.items(), key=lambda item: item[0].encode())
+        return {key: _ordered(item, depth - 1) for key, item in entries}
     if isinstance(value, list):
-        return [_ordered(item, depth - 1) for item in value]
+        return [item if type(item) in _PLAIN else _ordered(item, depth - 1) for item in value]
     if isinstance(value, float) and math.isnan(value):
         raise CodecError("NaN has no canonical form")
     if value is not None and not isinstance(value, (int, float, str, bytes)):
         raise CodecError(f"{type(value).__name__} has no canonical form")
     return value
+
+
+class _Count:
+    """Counts what arrays and maps hold as they are read, the inner ones first."""
+
+    def __init__(self, most: int) -> None:
+        self._most, self._values, self._containers = most, 0, -1  # the outermost is no element
+
+    def __call__(self, container: list[Value] | dict[str, Value]) -> Value:
+        self._values += len(container)
+        self._containers += 1
+        if max(self._values, self._containers) > self._most:
+            raise CodecError(f"more than {self._most} elements and entries")
+        return container
 
 
 def _refuse_ext(code: int, _data: bytes) -> Value:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 PROTOCOL = "/lattica/content/1.0.0"
 
 MAX_REQUEST = 65_536  # bytes of one request: 1024 hashes of 256 bits fit
+MAX_VALUES = 4096  # elements of arrays and entries of maps in one request
 MAX_COUNT = 1024  # leaves, or hashes, that one request may name
 MAX_BLOCK = 2 << 20  # bytes of an index block, or of any block asked for by its hash
 MAX_CONTROL = 65_536  # payload bytes of an answer that is not a leaf
@@ -168,7 +169,7 @@ def encode_request(request: Request) -> bytes:
 def decode_request(data: bytes | bytearray | memoryview) -> Request:
     """Read one request. Raises MessageError."""
     try:
-        return _read_request(unpack(data, max_size=MAX_REQUEST))
+        return _read_request(unpack(data, max_size=MAX_REQUEST, max_values=MAX_VALUES))
     except MessageError:
         raise
     except CodecError as error:

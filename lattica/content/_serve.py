@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
@@ -100,6 +100,7 @@ class Library(Protocol):
 
     limits: ExchangeLimits
     stats: ExchangeStats
+    queued_hashes: int  # of requests that are not answered, on all streams
 
     async def read(self, hashes: Sequence[bytes], max_bytes: int) -> BlockBatch:
         """Return the first of these blocks, as `Store.read_blocks` with room for heads."""
@@ -123,11 +124,18 @@ class Library(Protocol):
         """Return how many bytes a conversation may read at once, as things are."""
 
 
+@dataclass(frozen=True, slots=True)
+class _PutOff:
+    """A request that came when too much was asked already; what it asked for is not kept."""
+
+    id: int
+
+
 @dataclass(slots=True)
 class _Piece:
     """Part of an answer, ready to be sent; with `end`, its last. `batch` owns the memory."""
 
-    request: Request
+    request: Request | _PutOff
     views: list[bytes | memoryview]
     batch: BlockBatch | None = None
     leaf_sizes: Sequence[int] = ()
@@ -143,7 +151,8 @@ class Conversation:
 
     def __init__(self, stream: Stream, library: Library) -> None:
         self._stream, self._library = stream, library
-        self._queue: deque[Request] = deque()
+        self._queue: deque[Request | _PutOff] = deque()
+        self._queued_hashes = 0  # of these, and of the one that is being answered
         self._unanswered = 0
         self._open: set[int] = set()  # ids of requests that are not answered, or pushed for
         self._cancelled: set[int] = set()  # some of them
@@ -161,18 +170,21 @@ class Conversation:
             trio.BrokenResourceError: it left.
         """
         outbox, inbox = trio.open_memory_channel[_Piece](0)
-        async with private_nursery() as nursery:
-            nursery.start_soon(self._answer, outbox, nursery)
-            nursery.start_soon(self._send_pieces, inbox)
-            try:
-                await self._read_requests()
-                self._finished = True
-                self._asked.set()
-                for scope in self._pushing.values():
-                    scope.cancel()
-            except BaseException:
-                nursery.cancel_scope.cancel()
-                raise
+        try:
+            async with private_nursery() as nursery:
+                nursery.start_soon(self._answer, outbox, nursery)
+                nursery.start_soon(self._send_pieces, inbox)
+                try:
+                    await self._read_requests()
+                    self._finished = True
+                    self._asked.set()
+                    for scope in self._pushing.values():
+                        scope.cancel()
+                except BaseException:
+                    nursery.cancel_scope.cancel()
+                    raise
+        finally:
+            self._unqueue(self._queued_hashes)
 
     # --- requests in
 
@@ -190,8 +202,23 @@ class Conversation:
                 )
             self._open.add(request.id)
             self._unanswered += 1
-            self._queue.append(request)
+            self._queue.append(self._thinned(request))
             self._asked.set()
+
+    def _thinned(self, request: Request) -> Request | _PutOff:
+        """Return what of a request is worth keeping until its turn comes."""
+        if isinstance(request, BlocksRequest):
+            count = len(request.hashes)
+            if self._library.queued_hashes + count > self._library.limits.queued_hashes:
+                return _PutOff(request.id)
+            self._library.queued_hashes += count
+            self._queued_hashes += count
+        # What we do not know takes sixty times its size on the wire, and is of no use.
+        return replace(request, extra={}) if request.extra else request
+
+    def _unqueue(self, hashes: int) -> None:
+        self._library.queued_hashes -= hashes
+        self._queued_hashes -= hashes
 
     def _cancel(self, request_id: int) -> None:
         if request_id in self._pushing:
@@ -212,19 +239,25 @@ class Conversation:
                     continue
                 try:
                     while self._queue:
-                        await self._answer_one(outbox, self._queue.popleft(), nursery)
+                        request = self._queue.popleft()
+                        await self._answer_one(outbox, request, nursery)
+                        if isinstance(request, BlocksRequest):
+                            self._unqueue(len(request.hashes))
                 finally:
                     self._library.leave(self)
 
     async def _answer_one(
-        self, outbox: trio.MemorySendChannel[_Piece], request: Request, nursery: trio.Nursery
+        self,
+        outbox: trio.MemorySendChannel[_Piece],
+        request: Request | _PutOff,
+        nursery: trio.Nursery,
     ) -> None:
         try:
             if isinstance(request, HaveRequest):
                 status = await self._answer_have(outbox, request, nursery)
             elif isinstance(request, UnknownRequest | CancelRequest):
                 status = Status.UNKNOWN
-            elif not self._library.admit(self):
+            elif isinstance(request, _PutOff) or not self._library.admit(self):
                 status = Status.BUSY
             elif isinstance(request, LeavesRequest):
                 status = await self._answer_leaves(outbox, request)
@@ -290,7 +323,10 @@ class Conversation:
         return Status.OK
 
     async def _end(
-        self, outbox: trio.MemorySendChannel[_Piece], request: Request, status: Status
+        self,
+        outbox: trio.MemorySendChannel[_Piece],
+        request: Request | _PutOff,
+        status: Status,
     ) -> None:
         if request.id in self._cancelled:
             status = Status.CANCELLED

@@ -48,8 +48,11 @@ if TYPE_CHECKING:
     from ._stages import Stage
 
 _POOLED_BYTES = 64 << 10  # memory for leaves from this size on is used again
+_MAX_FREE_BYTES = 8 << 20  # of such memory kept: two batches
 _PAUSE_SECONDS = 0.05  # leaves are settled when nothing comes for so long,
-_GATHER_SECONDS = 0.25  # and when the first of them has waited for so long
+_GATHER_SECONDS = 0.25  # and when the first of them has waited for so long,
+_MAX_GATHERED = 1024  # or when there are so many: settling tiny ones takes longer than receiving
+_YIELD_AFTER = 512  # answers in one piece: some milliseconds, and others want to run, too
 _MAX_EARLY_HAVE = 16  # HAVE answers kept until the index is known: 1 MiB, 8 Mi leaves
 _NOTHING = memoryview(b"")
 
@@ -120,7 +123,8 @@ class Session:
         self._leaves: LeafStage | None = None
         self._batch: list[tuple[Stage, int, memoryview]] = []
         self._batch_bytes, self._batch_since = 0, 0.0
-        self._free: list[bytearray] = []
+        self._free: dict[int, list[bytearray]] = {}  # by size, a power of two
+        self._free_bytes = 0
 
     def ring(self) -> None:
         """Look for something to ask: what the planner would say may have changed."""
@@ -206,15 +210,17 @@ class Session:
                         + " inside an answer" * self._decoder.inside,
                         peer=self.peer,
                     )
-                self._receive(piece, now)
+                await self._receive(piece, now)
             if piece is None or self._is_due(now):
                 await self._settle()
 
-    def _receive(self, piece: bytes | memoryview, now: float) -> None:
+    async def _receive(self, piece: bytes | memoryview, now: float) -> None:
         planner = self._pending[0][0].planner if self._pending else None
         before = self._decoder.leaf_bytes
-        for answer in self._decoder.receive(piece):
+        for number, answer in enumerate(self._decoder.receive(piece), 1):
             self._take(answer, now)
+            if number % _YIELD_AFTER == 0:
+                await trio.lowlevel.checkpoint()
         # Content alone is progress: who fills the line with anything else counts as silent.
         size = self._decoder.leaf_bytes - before
         if planner is not None and size:
@@ -223,6 +229,7 @@ class Session:
     def _is_due(self, now: float) -> bool:
         return self._batch_bytes > 0 and (
             self._batch_bytes >= self._side.write_bytes
+            or len(self._batch) >= _MAX_GATHERED
             or now - self._batch_since > _GATHER_SECONDS
             or not self._pending
         )
@@ -356,11 +363,16 @@ class Session:
     def _memory(self, size: int) -> memoryview:
         if size < _POOLED_BYTES:
             return memoryview(bytearray(size))
-        if self._free and len(self._free[-1]) >= size:
-            return memoryview(self._free.pop())[:size]
-        return memoryview(bytearray(1 << (size - 1).bit_length()))[:size]
+        room = 1 << (size - 1).bit_length()
+        if free := self._free.get(room):
+            self._free_bytes -= room
+            return memoryview(free.pop())[:size]
+        return memoryview(bytearray(room))[:size]
 
     def _recycle(self, view: memoryview) -> None:
         buffer = view.obj
-        if isinstance(buffer, bytearray) and len(buffer) >= _POOLED_BYTES:
-            self._free.append(buffer)
+        if not isinstance(buffer, bytearray) or len(buffer) < _POOLED_BYTES:
+            return
+        if self._free_bytes + len(buffer) <= _MAX_FREE_BYTES:
+            self._free.setdefault(len(buffer), []).append(buffer)
+            self._free_bytes += len(buffer)

@@ -21,6 +21,8 @@ class ExchangeLimits:
         busy_streams: streams served at the same time; more are answered BUSY.
         read_bytes: read ahead of the sending, for all streams; a stream gets its share of it, at
             least one leaf being sent and one read.
+        queued_hashes: blocks asked for and not answered, on all streams, about 80 bytes each; who
+            asks for more is answered BUSY.
         batch_bytes: most that one stream reads, or a provider's leaves write, at once.
         send_seconds: how long a peer may take to accept one batch.
         pushes_per_stream: HAVE requests with `push` on one stream.
@@ -36,6 +38,7 @@ class ExchangeLimits:
     streams_per_peer: int = 8
     busy_streams: int = 64
     read_bytes: int = 32 << 20
+    queued_hashes: int = 1 << 18
     batch_bytes: int = 4 << 20
     send_seconds: float = 60.0
     pushes_per_stream: int = 16

@@ -127,6 +127,7 @@ class _StoreLibrary:
 
     def __init__(self, exchange: Exchange) -> None:
         self.limits, self.stats = exchange.limits, exchange.stats
+        self.queued_hashes = 0
         self._exchange, self._store = exchange, exchange._store
         self._readers = trio.CapacityLimiter(_READERS)
         self._busy: set[Conversation] = set()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 import trio
@@ -25,9 +25,11 @@ from lattica.content._messages import (
     LeavesRequest,
     Request,
     Status,
+    UnknownRequest,
     encode_request,
     unpack_bitmap,
 )
+from lattica.content._serve import Conversation
 from lattica.transport import StreamReset
 
 if TYPE_CHECKING:
@@ -303,6 +305,31 @@ async def test_a_provider_at_its_bound_says_that_it_is_busy(
         await other.ask(BlocksRequest(2, (hashes[0],)))
         _, status = await other.until_end(2)
         assert status is Status.OK
+
+
+async def test_who_asks_for_more_than_all_may_is_put_off_and_heard_again_later(
+    swarm: Any, autojump_clock: MockClock
+) -> None:
+    async with asking(swarm, queued_hashes=150) as (seed, asker):
+        hashes = hashes_of(seed.share(seed.file("model.bin", 100 * LEAF)).path)
+        await asker.ask(*(BlocksRequest(number, tuple(hashes)) for number in range(3)))
+        _, first = await asker.until_end(0)
+        others = [(await asker.until_end(number))[1] for number in (1, 2)]
+        assert (first, *others) == (Status.OK, Status.BUSY, Status.BUSY)
+        await asker.ask(BlocksRequest(3, tuple(hashes)))
+        assert (await asker.until_end(3))[1] is Status.OK
+        await asker.ask(BlocksRequest(4, tuple(hashes)))
+        await wait_all_tasks_blocked()
+        assert seed.exchange._library.queued_hashes == 100
+        asker.stream.reset()
+        await wait_all_tasks_blocked()
+        assert seed.exchange._library.queued_hashes == 0
+
+
+def test_a_waiting_request_keeps_nothing_that_we_do_not_know() -> None:
+    conversation = Conversation(cast("Any", None), cast("Any", None))
+    request = UnknownRequest(1, 9, {"later": [[], [], []]})  # each takes sixty times its size
+    assert conversation._thinned(request) == UnknownRequest(1, 9)
 
 
 async def test_a_closed_exchange_serves_nobody_and_leaves_the_store_alone(

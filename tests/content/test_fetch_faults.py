@@ -25,7 +25,9 @@ from lattica.content import (
     ProviderLeft,
     ProvidersLost,
     ProviderSlow,
+    Segment,
     SourcesChanged,
+    _session,
     _stages,
     build,
 )
@@ -377,6 +379,44 @@ async def test_a_lone_provider_that_always_hangs_up_is_given_up(
         with pytest.raises(ProvidersLost, match=str(rogue.mesh.peer_id)):
             await receiver.fetch(shared.root, rogue)
         assert 300 <= trio.current_time() < 305
+
+
+async def test_memory_for_leaves_does_not_pile_up_whatever_their_sizes(
+    swarm: Any, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[int] = []
+    settle = _session.Session._settle
+
+    async def watched(session: _session.Session) -> None:
+        await settle(session)
+        kept.append(sum(map(len, [b for free in session._free.values() for b in free])))
+
+    monkeypatch.setattr(_session, "_MAX_FREE_BYTES", 1 << 20)
+    monkeypatch.setattr(_session.Session, "_settle", watched)
+    segments = [Segment(LEAF), Segment(70 << 10), Segment(140 << 10)] * 30
+    async with swarm.peers(2) as (seed, receiver):
+        path = seed.file("model.bin", sum(segment.length for segment in segments))
+        shared = seed.store.add(build(path, segments=segments))
+        await receiver.fetch(shared.root, seed)
+    assert 0 < max(kept) <= 1 << 20
+
+
+async def test_a_crowd_of_tiny_leaves_lets_other_tasks_run(
+    swarm: Any, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_once: list[int] = []
+    settle = _session.Session._settle
+
+    async def watched(session: _session.Session) -> None:
+        at_once.append(len(session._batch))
+        await settle(session)
+
+    monkeypatch.setattr(_session.Session, "_settle", watched)
+    async with swarm.peers(2) as (seed, receiver):
+        path = seed.file("model.bin", 5000)
+        shared = seed.store.add(build(path, segments=[Segment(1)] * 5000))
+        await receiver.fetch(shared.root, seed)
+    assert max(at_once) <= 1024 + 512 * 64
 
 
 async def test_an_object_that_lies_about_itself_is_nobodys_lie(

@@ -273,3 +273,12 @@ def test_a_large_bitmap_travels_in_bounded_answers() -> None:
         (16, wire.MAX_CONTROL),
         (16 + 8 * wire.MAX_CONTROL, 5),
     ]
+
+
+@pytest.mark.parametrize(
+    "values", [[None] * 4093, [[]] * 4093, [[None]] * 2047, [{"": None}] * 2047]
+)
+def test_a_request_of_too_many_values_is_refused_while_it_is_read(values: list[Any]) -> None:
+    with pytest.raises(MessageError, match="4096 elements"):
+        wire.decode_request(pack([77, 8, {"x": values}]))
+    assert wire.decode_request(pack([77, 8, {"x": values[:2046]}])).extra == {"x": values[:2046]}
