@@ -37,6 +37,7 @@ Segments = Sequence[Segment] | Callable[[Path], Sequence[Segment] | None]
 Progress = Callable[[int], None]
 
 _BUFFER_BYTES = 2 * LARGE_LEAF  # any leaf fits, and a refill reads a good part of it
+_SYMLINK_HINT = "only symlinks to files can be shared, and only when following is asked for"
 _PROGRESS_BYTES = 32 << 20  # hashed between two calls of `progress`: about 10 ms
 
 
@@ -214,10 +215,22 @@ class _Builder:
         self.files: list[BuiltFile] = []
         self.index: dict[CID, bytes] = {}
 
-    def directory(self, path: Path, relative: str) -> Link:
-        """Hash everything below `path`. `relative` is its path inside the object."""
+    def directory(self, path: Path, relative: str, parent: int | None = None) -> Link:
+        """Hash everything below `path`. `relative` is its path inside the object.
+
+        What has a `parent`, an open directory, is opened below it and not through a link: a tree
+        may change while it is hashed, and must not lead to files that nobody meant to share.
+        """
         check_tree_depth(relative)
-        with _unreadable(path), os.scandir(path) as found:
+        with _unreadable(path):
+            descriptor = _open(path, os.O_DIRECTORY, parent)
+        try:
+            return self._directory(path, relative, descriptor)
+        finally:
+            os.close(descriptor)
+
+    def _directory(self, path: Path, relative: str, descriptor: int) -> Link:
+        with _unreadable(path), os.scandir(descriptor) as found:
             children = sorted(found, key=lambda child: os.fsencode(child.name))
         if len(children) > MAX_ENTRIES:
             raise TreeTooLarge(f"{path} has {len(children)} entries, limit {MAX_ENTRIES}")
@@ -228,7 +241,7 @@ class _Builder:
             encode_name(child.name)
             inside = f"{relative}/{child.name}" if relative else child.name
             check_path(inside)
-            link = self._child(child, inside)
+            link = self._child(child, path / child.name, inside, descriptor)
             entries.append(Entry(child.name, link.cid, link.total_size))
             size += link.size
         block = encode_directory(entries)
@@ -238,24 +251,21 @@ class _Builder:
         self.index[cid] = block
         return Link(cid, size, len(block) + sum(entry.total_size for entry in entries))
 
-    def _child(self, child: os.DirEntry[str], relative: str) -> Link:
-        path = Path(child.path)
-        if child.is_symlink() and not (self._follow_symlinks and path.is_file()):
-            raise UnreadableSource(
-                f"{path} is a symlink",
-                hint="only symlinks to files can be shared, and only when following is asked for",
-            )
+    def _child(self, child: os.DirEntry[str], path: Path, relative: str, parent: int) -> Link:
+        if child.is_symlink():
+            if not (self._follow_symlinks and path.is_file()):
+                raise UnreadableSource(f"{path} is a symlink", hint=_SYMLINK_HINT)
+            return self.file(path, relative)
         if child.is_dir(follow_symlinks=False):
-            return self.directory(path, relative)
-        return self.file(path, relative)
+            return self.directory(path, relative, parent)
+        return self.file(path, relative, parent)
 
-    def file(self, path: Path, relative: str) -> Link:
-        """Hash one file, which is at `relative` in the object. Raises SourceChanged."""
-        path = Path(os.path.realpath(path))
+    def file(self, path: Path, relative: str, parent: int | None = None) -> Link:
+        """Hash one file, as `directory` does one of those. Raises SourceChanged."""
         with _unreadable(path):
-            # A pipe in the place of a file must not block us: hence the flag, and the check.
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            descriptor = _open(path, 0, parent)
             try:
+                path = Path(os.path.realpath(path))  # is compared with what is open, in the end
                 status = os.fstat(descriptor)
                 if not stat.S_ISREG(status.st_mode):
                     raise UnreadableSource(f"{path} is neither a file nor a directory")
@@ -325,6 +335,22 @@ class _Reader:
                 raise SourceChanged(f"{self._path} became shorter while it was read")
             self._position += count
             self._end += count
+
+
+def _open(path: Path, flags: int, parent: int | None) -> int:
+    """Open `path` for reading; with `parent`, the directory it is in, not through a link."""
+    # A pipe in the place of a file must not block us.
+    flags |= os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+    if parent is None:
+        return os.open(path, flags)
+    try:
+        return os.open(path.name, flags | os.O_NOFOLLOW, dir_fd=parent)
+    except OSError as error:
+        if path.is_symlink():
+            raise UnreadableSource(
+                f"{path} became a symlink while it was read", hint=_SYMLINK_HINT
+            ) from error
+        raise
 
 
 @contextmanager

@@ -36,7 +36,7 @@ _FILE_LINK = re.compile(rb"\x12(.)\x0a\x24(%b)\x12\x00\x18(%b)" % (_CID, _VARINT
 _DIRECTORY_LINK_HEAD = re.compile(rb"\x0a\x24(%b)\x12" % _CID)
 _FILE_DATA, _DIRECTORY_DATA = b"\x08\x02\x18", b"\x08\x01"  # type (and the tag of filesize)
 _BLOCKSIZE = 0x20
-_UNSAFE = re.compile(r"[\x00-\x1f\x7f/\\]")
+_UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f/\\]")  # U+009B is as good as ESC [ to some terminals
 
 
 class DagError(CodecError):

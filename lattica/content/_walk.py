@@ -142,6 +142,8 @@ class Walker:
                 if step.link.size == _UNKNOWN:
                     return
                 self._steps.pop()
+                if step.depth == 0 and 0 < step.link.size <= self._start:
+                    return  # a range that begins behind the only leaf
                 self._count += 1
                 yield Leaf(self._count - 1, step.offset, step.link.size, step.link.cid.multihash)
                 continue
@@ -289,11 +291,8 @@ class Tree:
         else:
             self._directories.append(path)
         check_tree_depth(path)
-        waiting = sum(map(len, self._missing.values()))
-        if (
-            len(self._files) + len(self._directories) + waiting + len(node.entries)
-            > MAX_TREE_ENTRIES
-        ):
+        self._entries += len(node.entries)
+        if self._entries > MAX_TREE_ENTRIES:
             raise TreeTooLarge(
                 f"{self.root} has more than {MAX_TREE_ENTRIES} entries", cid=self.root
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from typing import TYPE_CHECKING
 
 from ._safetensors import LENGTH_BYTES, Header, SafetensorsError, cut, header_size, parse_header
@@ -24,12 +25,17 @@ def read_header(path: Path) -> Header:
         SafetensorsError: it has none that we cut by; the message says why.
         OSError: it cannot be read.
     """
-    with path.open("rb") as file:
+    with open(path, "rb", opener=_open_at_once) as file:
         size = file.seek(0, 2)
         file.seek(0)
         start = file.read(LENGTH_BYTES)
         header = start + file.read(header_size(start, size) - LENGTH_BYTES)
         return parse_header(header, size)
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Open a file; a pipe that stands there instead must not block us."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def cut_file(path: Path) -> list[Segment] | None:

@@ -149,6 +149,25 @@ def test_a_symlink_inside_a_directory_is_refused_unless_asked_for(tmp_path: Path
         build(top, follow_symlinks=True)
 
 
+@pytest.mark.parametrize("victim", ["b", "sub"])
+def test_what_becomes_a_symlink_while_a_directory_is_hashed_is_not_followed(
+    tmp_path: Path, victim: str
+) -> None:
+    top, secret = tmp_path / "top", tmp_path / "secret"
+    for folder in (top / "sub", secret):
+        folder.mkdir(parents=True)
+    for path in (top / "a", top / "b", top / "sub" / "c", secret / "c"):
+        a_file(path, 10)
+
+    def swap(path: Path) -> None:
+        if path.name == "a":
+            (top / victim).rename(tmp_path / "moved away")
+            (top / victim).symlink_to(secret / "c" if victim == "b" else secret)
+
+    with pytest.raises(UnreadableSource, match="became a symlink"):
+        build(top, segments=swap)
+
+
 def test_a_symlink_that_is_named_itself_is_followed(tmp_path: Path) -> None:
     target = a_file(tmp_path / "blob", 10)
     (tmp_path / "model.bin").symlink_to(target)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import time
 import tracemalloc
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import example, given, settings, strategies as st
 
 from lattica.cid import CID, Codec, HashFunction
 from lattica.content import (
@@ -82,6 +83,7 @@ def test_a_walk_gives_the_leaves_that_were_built_in_whatever_order_blocks_come(
     st.floats(0, 1),
     st.floats(0, 1),
 )
+@example(segments=[1], low=1, high=1)
 @settings(deadline=None, max_examples=40)
 def test_a_range_needs_only_the_blocks_above_it(
     segments: list[int], low: float, high: float
@@ -388,6 +390,19 @@ def test_a_directory_bomb_is_defused_at_100_000_entries() -> None:
         while not tree.done:
             for cid in tree.needed():
                 tree.receive(cid, made.blocks[cid])
+
+
+def test_the_work_for_a_directory_does_not_grow_with_those_that_are_awaited() -> None:
+    made = _Directories()
+    leaves = [CID.of(str(number).encode()) for number in range(16_000)]
+    links = [made.put([entry("f", Link(leaf, 3, 3))]) for leaf in leaves]
+    halves = [
+        made.put([entry(f"{number:04}", link) for number, link in enumerate(half)])
+        for half in (links[:8000], links[8000:])
+    ]
+    started = time.process_time()
+    made.list(made.put([entry("a", halves[0]), entry("b", halves[1])]).cid)
+    assert time.process_time() - started < 2  # 0.25 s; if it did grow, 2.5 s and more
 
 
 def test_the_depth_of_directories_is_bounded() -> None:
