@@ -128,10 +128,10 @@ class Index:
     def roots(self, after: bytes, limit: int) -> list[bytes]:
         """Return a page of the binary CIDs to provide, in their order: complete objects, names."""
         rows = self._rows(
-            """SELECT root FROM objects WHERE complete = 1 AND root > ?1
+            """SELECT root FROM objects WHERE complete = 1 AND root > ?
                UNION SELECT n.root FROM names n JOIN objects o ON o.id = n.object
-               WHERE o.complete = 1 AND n.root > ?1 ORDER BY 1 LIMIT ?2""",
-            (after, limit),
+               WHERE o.complete = 1 AND n.root > ? ORDER BY 1 LIMIT ?""",
+            (after, after, limit),
         )
         return [row[0] for row in rows]
 

@@ -53,10 +53,10 @@ class Transaction:
         """Delete an object and the index blocks that only it has."""
         self._connection.execute(
             """DELETE FROM blocks WHERE multihash IN
-               (SELECT multihash FROM object_blocks WHERE object = ?1) AND NOT EXISTS
+               (SELECT multihash FROM object_blocks WHERE object = ?) AND NOT EXISTS
                (SELECT 1 FROM object_blocks b
-                WHERE b.multihash = blocks.multihash AND b.object <> ?1)""",
-            (object_id,),
+                WHERE b.multihash = blocks.multihash AND b.object <> ?)""",
+            (object_id, object_id),
         )
         self._connection.execute("DELETE FROM objects WHERE id = ?", (object_id,))
 
