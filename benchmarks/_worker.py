@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,12 +76,20 @@ def worker(command: Sequence[str | Path]) -> Iterator[Worker]:
         running.ready = running.read()["ready"]
         yield running
     finally:
-        process.terminate()
+        _end(process)
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    # Its input first: whoever reads it ends in order and takes along what it has started.
+    assert process.stdin is not None
+    with suppress(BrokenPipeError):
+        process.stdin.close()
+    for harder in (process.terminate, process.kill):
         try:
-            process.wait(10)
+            process.wait(3)
         except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+            harder()
+    process.wait()
 
 
 def role(name: str, *arguments: object, python: Path | None = None) -> list[str]:

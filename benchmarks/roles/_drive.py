@@ -35,6 +35,12 @@ async def drive_async(measure: Callable[[], Awaitable[dict[str, float]]]) -> Non
         say(**await measure())
 
 
+async def until_told_to_end() -> None:
+    """Wait for the end of standard input: then blocks end in order, and what they started too."""
+    async for _ in trio.wrap_file(sys.stdin):
+        pass
+
+
 def upload_figures(size: int, started: float, cpu_started: float) -> dict[str, float]:
     """Figures of an acknowledged upload of `size` bytes."""
     seconds = time.perf_counter() - started

@@ -15,7 +15,7 @@ import trio
 
 import lattica
 
-from ._drive import drive_async, say
+from ._drive import drive_async, say, until_told_to_end
 
 LISTEN = ["/ip4/127.0.0.1/tcp/0"]
 
@@ -25,7 +25,7 @@ async def share(home: Path, path: Path) -> None:
     async with lattica.open_node(home=home, listen=LISTEN, mdns=False) as node:
         shared = await node.share(path)
         say(ready=str(shared.ticket))
-        await trio.sleep_forever()
+        await until_told_to_end()
 
 
 async def get(ticket: str, folder: Path) -> None:

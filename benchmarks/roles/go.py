@@ -16,7 +16,7 @@ import trio
 from benchmarks._worker import ROOT
 from lattica.transport import Multiaddr
 
-from ._drive import PIECE, drive_async, say, upload_figures
+from ._drive import PIECE, drive_async, say, until_told_to_end, upload_figures
 
 sys.path.insert(0, str(ROOT / "tests" / "interop"))  # the driver of the interoperability tests
 
@@ -27,19 +27,18 @@ SINK = "/benchmark/sink"
 
 
 async def serve() -> None:
+    # The daemon cannot half-close, so an upload says its size first.
     async def sink(stream: trio.SocketStream) -> None:
-        size = 0
-        async for data in stream:
-            size += len(data)
+        left = size = struct.unpack("!Q", await stream.receive_some(8))[0]
+        while left:
+            left -= len(await stream.receive_some(min(left, PIECE)))
         await stream.send_all(struct.pack("!Q", size))
-        await stream.send_eof()
-        with trio.move_on_after(0.5):  # closing at once would reset the stream under the answer
-            await trio.sleep_forever()
+        await stream.receive_some(1)  # until the other side has read that and closes
 
     async with open_go_peer(GO_DAEMON, "-tls=0") as go:
         await go.handle(SINK, sink)
         say(ready=str(go.address))
-        await trio.sleep_forever()
+        await until_told_to_end()
 
 
 async def upload(address: str, size: int) -> None:
@@ -49,9 +48,9 @@ async def upload(address: str, size: int) -> None:
         async def measure(size: int = size) -> dict[str, float]:
             async with await go.open_stream(Multiaddr.parse(address), SINK) as stream:
                 started, cpu = time.perf_counter(), time.process_time()
+                await stream.send_all(struct.pack("!Q", size))
                 for _ in range(size // PIECE):
                     await stream.send_all(piece)
-                await stream.send_eof()
                 acknowledged = await stream.receive_some(8)
                 assert struct.unpack("!Q", acknowledged)[0] == size
                 return upload_figures(size, started, cpu)

@@ -19,7 +19,7 @@ import trio
 from lattica.identity import Identity
 from lattica.transport import Multiaddr, open_mesh
 
-from ._drive import PIECE, drive_async, say, upload_figures
+from ._drive import PIECE, drive_async, say, until_told_to_end, upload_figures
 
 if TYPE_CHECKING:
     from lattica.transport import Connection, Stream
@@ -46,7 +46,7 @@ async def serve(security: str) -> None:
         mesh.handle(SINK, sink)
         mesh.handle(ECHO, echo)
         say(ready=str(mesh.listen_addresses[0].with_peer(mesh.peer_id)))
-        await trio.sleep_forever()
+        await until_told_to_end()
 
 
 async def upload(security: str, address: str, size: int) -> None:

@@ -21,7 +21,7 @@ from libp2p.custom_types import TProtocol
 from libp2p.peer.peerinfo import info_from_p2p_addr
 from multiaddr import Multiaddr
 
-from ._drive import PIECE, drive_async, say, upload_figures
+from ._drive import PIECE, drive_async, say, until_told_to_end, upload_figures
 
 if TYPE_CHECKING:
     from libp2p.abc import INetStream
@@ -41,7 +41,7 @@ async def serve() -> None:
     async with host.run([Multiaddr("/ip4/127.0.0.1/tcp/0")]):
         host.set_stream_handler(SINK, sink)
         say(ready=str(host.get_addrs()[0]))
-        await trio.sleep_forever()
+        await until_told_to_end()
 
 
 async def upload(address: str, size: int) -> None:
