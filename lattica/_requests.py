@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import trio
+
 from lattica._control import UnknownMethod
 from lattica.cid import HashFunction
 from lattica.errors import InvalidInput
@@ -112,7 +114,8 @@ async def _ping(node: AsyncNode, params: _Params, _progress: ProgressCallback) -
 
 
 async def _ls(node: AsyncNode, _params: _Params, _progress: ProgressCallback) -> Json:
-    return [shared.to_json() for shared in node.objects()]
+    # A store of thousands takes its time, which the connections must not wait for.
+    return await trio.to_thread.run_sync(lambda: [item.to_json() for item in node.objects()])
 
 
 async def _swarm(node: AsyncNode, _params: _Params, _progress: ProgressCallback) -> Json:

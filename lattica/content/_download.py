@@ -115,6 +115,8 @@ class Download:
     def make_directory(self, path: str = "") -> None:
         """Make a directory at `path` in the object; "" is the object itself."""
         target = self._target(path)
+        if os.path.lexists(self.destination):  # told before anything is fetched, not after
+            raise DestinationTaken(f"{self.destination} exists, and a directory replaces nothing")
         with _storage_errors(target):
             self._make_parents(path)
             _make_directory(target)

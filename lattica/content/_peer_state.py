@@ -77,15 +77,23 @@ class PeerState:
         """It holds every leaf."""
         self.have, self.cursor = None, 0
 
-    def note_held(self, first: int, flags: bytes) -> None:
-        """It holds, beside what is known, the leaves that `flags` has a 1 for."""
+    def note_held(self, first: int, flags: bytes) -> bool:
+        """It holds, beside what is known, the leaves that `flags` has a 1 for.
+
+        Returns:
+            Whether that is news.
+        """
         if self.have is None or first >= len(self.have):
-            return
+            return False
         flags = flags[: len(self.have) - first]
         end = first + len(flags)
-        merged = int.from_bytes(flags, "little") | int.from_bytes(self.have[first:end], "little")
+        known = int.from_bytes(self.have[first:end], "little")
+        merged = int.from_bytes(flags, "little") | known
+        if merged == known:
+            return False
         self.have[first:end] = merged.to_bytes(len(flags), "little")
         self.cursor = min(self.cursor, first)
+        return True
 
     def note_lacking(self, first: int, end: int, count: int) -> None:
         """It does not hold leaves `first` to `end - 1` of `count`."""

@@ -191,10 +191,14 @@ class Planner:
         if found := self._peers.get(peer):
             found.note_all()
 
-    def add_have(self, peer: PeerId, first: int, flags: bytes) -> None:
-        """Note the leaves that `peer` says it holds: a byte of 0 or 1 each, from `first` on."""
-        if found := self._peers.get(peer):
-            found.note_held(first, flags)
+    def add_have(self, peer: PeerId, first: int, flags: bytes) -> bool:
+        """Note the leaves that `peer` says it holds: a byte of 0 or 1 each, from `first` on.
+
+        Returns:
+            Whether that is news.
+        """
+        found = self._peers.get(peer)
+        return found is not None and found.note_held(first, flags)
 
     def extend(self, count: int) -> None:
         """Add `count` missing leaves at the end; every peer is taken to hold them."""

@@ -6,7 +6,7 @@ import sqlite3
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from ._values import StoreError
+from ._values import StorageError, StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -103,10 +103,12 @@ def open_database(path: Path) -> tuple[sqlite3.Connection, sqlite3.Connection]:
 
 @contextmanager
 def store_errors(path: Path) -> Iterator[None]:
-    """Turn errors of SQLite in this block into StoreError."""
+    """Turn errors of SQLite in this block into StoreError; StorageError if the disk is full."""
     try:
         yield
     except sqlite3.Error as error:
+        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+            raise StorageError(f"cannot write the store's index {path}: {error}") from error
         raise StoreError(f"the store's index {path}: {error}") from error
 
 

@@ -54,6 +54,7 @@ _GATHER_SECONDS = 0.25  # and when the first of them has waited for so long,
 _MAX_GATHERED = 1024  # or when there are so many: settling tiny ones takes longer than receiving
 _YIELD_AFTER = 512  # answers in one piece: some milliseconds, and others want to run, too
 _MAX_EARLY_HAVE = 16  # HAVE answers kept until the index is known: 1 MiB, 8 Mi leaves
+_MAX_IDLE_HAVE = 64  # HAVE answers without news: reading one takes milliseconds
 _NOTHING = memoryview(b"")
 
 
@@ -119,6 +120,7 @@ class Session:
         self._bell = trio.Event()
         self._have_id = next(side.ids)
         self._early_have: list[Answer] = []
+        self._idle_have = 0  # HAVE answers that told nothing new
         self._holds_all = False
         self._leaves: LeafStage | None = None
         self._batch: list[tuple[Stage, int, memoryview]] = []
@@ -312,9 +314,14 @@ class Session:
     def _add_have(self, stage: LeafStage, answer: Answer) -> None:
         if answer.head.flags & ALL_LEAVES:
             stage.planner.set_complete(self.peer)
-        else:
-            flags = unpack_bitmap(answer.payload, 8 * len(answer.payload))
-            stage.planner.add_have(self.peer, answer.head.number, flags)
+            return
+        flags = unpack_bitmap(answer.payload, 8 * len(answer.payload))
+        if not stage.planner.add_have(self.peer, answer.head.number, flags):
+            self._idle_have += 1
+            if self._idle_have > _MAX_IDLE_HAVE:
+                raise UnexpectedAnswer(
+                    f"{self.peer} says again and again that it holds nothing new"
+                )
 
     def _take_have_end(self, answer: Answer) -> None:
         if answer.status is Status.ABSENT:

@@ -278,6 +278,22 @@ async def test_a_flood_of_news_is_harmless(swarm: Any, autojump_clock: MockClock
         assert receiver.got.read_bytes() == shared.path.read_bytes()
 
 
+async def test_a_provider_that_keeps_telling_what_is_known_is_left(
+    swarm: Any, autojump_clock: MockClock
+) -> None:
+    async with swarm.peers(2) as (rogue, receiver):
+        shared = rogue.share(rogue.file("model.bin", 5 * LEAF))
+
+        async def repeat_news(rogue: Rogue, _head: AnswerHead, _data: bytes) -> bytes:
+            assert rogue.stream is not None
+            while True:
+                await rogue.stream.send_all(encode_have(1, 0, b"\xff" * 60_000))
+
+        Rogue(rogue, repeat_news)
+        with pytest.raises(NoProvider, match="nothing new"):
+            await receiver.fetch(shared.root, rogue)
+
+
 async def test_a_provider_that_only_chatters_counts_as_silent(
     swarm: Any, autojump_clock: MockClock
 ) -> None:

@@ -449,6 +449,29 @@ def test_a_directory_is_never_written_over(store: Store, source: Built, tmp_path
         store.download(source.root, tmp_path / "out", overwrite=True)
 
 
+def test_a_directory_replaces_no_file(store: Store, tree: Built, tmp_path: Path) -> None:
+    (tmp_path / "out").write_bytes(b"mine")
+    with store.download(tree.root, tmp_path / "out", overwrite=True) as download:
+        with pytest.raises(DestinationTaken, match="replaces nothing"):
+            download.make_directory()
+    assert not download.part_path.exists()
+
+
+def test_a_full_disk_is_told_apart_from_a_damaged_index(
+    store: Store, source: Built, tmp_path: Path
+) -> None:
+    writer = store._index._writer
+    (pages,) = writer.execute("PRAGMA page_count").fetchone()
+    writer.execute(f"PRAGMA max_page_count = {pages}")
+    with pytest.raises(StorageError, match="full"):
+        for number in range(100):
+            other = tmp_path / f"{number}"
+            other.write_bytes(bytes([number]) * 100)
+            store.add(build(other))
+    writer.execute(f"PRAGMA max_page_count = {pages + 1000}")
+    store.add(source)
+
+
 def test_a_destination_that_is_taken_is_left_alone(
     store: Store, source: Built, tmp_path: Path
 ) -> None:
