@@ -34,7 +34,8 @@ def read_reference(ref: Ticket | CID | str) -> tuple[CID, Ticket | None]:
         return ref.root, ref
     if isinstance(ref, CID):
         return ref, None
-    text = ref.strip().removeprefix(_PASTED).strip()
+    # Neither form has white space inside: it comes from terminals and mailers that wrap lines.
+    text = "".join(ref.strip().removeprefix(_PASTED).split())
     if text.startswith(PREFIX):
         ticket = Ticket.parse(text)
         return ticket.root, ticket

@@ -31,6 +31,13 @@ def test_a_reference_is_read_as_people_paste_it(text: str) -> None:
     assert read_reference(text.format(ROOT)) == (ROOT, None)
 
 
+def test_a_reference_is_read_when_its_line_was_wrapped() -> None:
+    text = str(TICKET)
+    wrapped = f"lattica get {text[:40]}\n{text[40:60]}\r\n  {text[60:]}\n"
+    assert read_reference(wrapped) == (ROOT, TICKET)
+    assert read_reference(f"{str(ROOT)[:9]} {str(ROOT)[9:]}") == (ROOT, None)
+
+
 def test_values_are_references_already() -> None:
     assert read_reference(TICKET) == (ROOT, TICKET)
     assert read_reference(ROOT) == (ROOT, None)
