@@ -61,24 +61,30 @@ class Meter:
     _samples: list[tuple[float, int]] = field(default_factory=list)
     _phase: str = ""
 
-    def line(self, report: Mapping[str, Any], now: float, *, bar: bool) -> str:
-        """Return the line for `report` (`Progress.to_json`) at `now`, in seconds."""
+    def line(
+        self, report: Mapping[str, Any], now: float, *, bar: bool, width: int | None = None
+    ) -> str:
+        """Return the line for `report` (`Progress.to_json`) at `now`, in seconds.
+
+        Where that is longer than `width`, the bar gives way to the numbers, and then the label.
+        """
         done, total, phase = report["done_bytes"], report["total_bytes"], report["phase"]
         rate = self._rate(phase, done, now)
         if phase == "find" or total is None:
             peers = report["peers"]
             return f"{self.label}  looking for providers, {_count(peers, 'peer')} so far"
         share = percent(done, total)
-        parts = [self.label]
-        if bar:
-            filled = _BAR * done // total if total else _BAR
-            parts.append("█" * filled + "░" * (_BAR - filled))
-        parts.append(f"{_WORDS.get(phase, phase)} {size(done)} of {size(total)}  {share} %")
+        parts = [f"{_WORDS.get(phase, phase)} {size(done)} of {size(total)}  {share} %"]
         if rate and done < total:
             parts += [f"{size(rate)}/s", f"ETA {duration((total - done) / rate)}"]
         if phase == "fetch":
             parts.append(_count(report["peers"], "peer"))
-        return "  ".join(parts)
+        numbers = "  ".join(parts)
+        filled = _BAR * done // total if total else _BAR
+        drawn = "█" * filled + "░" * (_BAR - filled)
+        lines = [f"{self.label}  {drawn}  {numbers}"] if bar else []
+        lines += [f"{self.label}  {numbers}", numbers]
+        return next((line for line in lines if width is None or len(line) <= width), numbers)
 
     def _rate(self, phase: str, done: int, now: float) -> float | None:
         if phase != self._phase:
@@ -112,12 +118,12 @@ class ProgressDisplay:
             self.close()
             self._stream.write(f"{report['news']}\n")
         now = self._clock()
-        line = self._meter.line(report, now, bar=self._live)
+        width = shutil.get_terminal_size().columns - 1 if self._live else None
+        line = self._meter.line(report, now, bar=self._live, width=width)
         if now < self._next:
             return
         self._next = now + (REDRAW_S if self._live else PLAIN_S)
-        if self._live:
-            width = shutil.get_terminal_size().columns - 1
+        if width is not None:
             self._write("\r" + line[:width].ljust(width))
         else:
             self._write(line + "\n")
