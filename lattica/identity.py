@@ -188,7 +188,11 @@ class Identity:
                 mode = os.fstat(file.fileno()).st_mode & 0o777
                 encoded = file.read(_MAX_KEY)
         except OSError as error:
-            raise KeyFileError(f"cannot read the key file {path}: {error.strerror}") from error
+            hint = "choose a home that you own: --home or LATTICA_HOME"
+            raise KeyFileError(
+                f"cannot read the key file {path}: {error.strerror}",
+                hint=hint if isinstance(error, PermissionError) else None,
+            ) from error
         if os.name == "posix" and mode & 0o077:
             raise KeyFileError(
                 f"key file {path} has mode {mode:04o}: other users can read it",
@@ -230,7 +234,10 @@ class Identity:
         except FileExistsError:
             raise KeyFileError(f"key file {path} exists already", hint="load it instead") from None
         except OSError as error:
-            raise KeyFileError(f"cannot write the key file {path}: {error.strerror}") from error
+            raise KeyFileError(
+                f"cannot write the key file {path}: {error.strerror}",
+                hint="choose a home that you own, on a disk with room: --home or LATTICA_HOME",
+            ) from error
 
     @classmethod
     def load_or_create(cls, path: Path) -> Identity:

@@ -209,6 +209,7 @@ def share(
         params = {"path": str(path.absolute()), "name": name, "hash": hash_name}
         request = Request("share", params)
         label = f"share {path.name}"
+        _show.started(session.output, label)
         try:
             with _show.progress(session.output, label) as update:
                 result = session.ask(request, update)
@@ -291,8 +292,10 @@ def get(
                 "timeout": timeout,
             },
         )
+        label = f"get {named}"
         try:
-            _get(session, request, label=f"get {named}", serve=serve)
+            _show.started(session.output, label)
+            _get(session, request, label=label, serve=serve)
         except KeyboardInterrupt:
             _say_how_to_resume(session.output)
             raise SystemExit(EXIT_INTERRUPTED) from None

@@ -6,6 +6,7 @@ There is one rule for all: the node that runs on this home does it; where none r
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
@@ -94,12 +95,26 @@ def open_session(
         # Whoever read our output has seen enough; Python would complain once more at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
+    except OSError as error:  # a full disk, a lost folder: the machine's fault and not a bug
+        logging.getLogger(__name__).debug("the traceback", exc_info=True)
+        output.error(describe(_refusal(error)))
+        raise SystemExit(1) from None
     except Exception as error:
         logging.getLogger(__name__).debug("the traceback", exc_info=True)
         bug = LatticaError(f"{type(error).__name__}: {error}")
         bug.hint = "this is a bug: run again with -vv and report what it prints"
         output.error(describe(bug))
         raise SystemExit(1) from None
+
+
+def _refusal(error: OSError) -> LatticaError:
+    name = f": {error.filename}" if error.filename else ""
+    refusal = LatticaError(f"the system refuses: {error.strerror or error}{name}")
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        refusal.hint = "free some space on the disk that holds the home, or choose another --home"
+    else:
+        refusal.hint = "see to what it names; where that is no help, -vv says what was being done"
+    return refusal
 
 
 def _set_up_log(levels: Mapping[str, str]) -> None:

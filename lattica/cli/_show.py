@@ -18,11 +18,15 @@ if TYPE_CHECKING:
     from ._output import Output
 
 
+def started(output: Output, label: str) -> None:
+    """Say as an event what begins: once, whichever node then does it."""
+    output.event("start", {"what": label})
+
+
 @contextmanager
 def progress(output: Output, label: str) -> Iterator[Callable[[dict[str, Any]], None]]:
     """Show the progress of one call on stderr, or as events."""
     if output.face is Face.JSON_LINES:
-        output.event("start", {"what": label})
         yield lambda report: output.event("progress", report)
     elif output.quiet:
         yield lambda _report: None

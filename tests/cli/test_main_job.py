@@ -100,8 +100,9 @@ def test_the_cid_alone_is_enough_through_a_bootstrap_node(shell: Shell) -> None:
     with shell.running("meeting", "bootstrap", *LOCAL) as meeting:
         join = ("--bootstrap", line_of(meeting), *LOCAL)
         with shell.running("one", "share", str(source), "--json-lines", *join) as sharer:
+            assert json.loads(line_of(sharer))["event"] == "start"  # once
             while (event := json.loads(line_of(sharer)))["event"] != "shared":
-                pass
+                assert event["event"] == "progress"
             got = shell.run("two", "get", event["cid"], "-o", "copy.bin", "--json", *join)
             assert got.returncode == 0, got.stderr
             result = json.loads(got.stdout)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
+import os
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given, strategies as st
@@ -12,7 +15,11 @@ from lattica._control import describe
 from lattica._progress import Meter, ProgressDisplay, duration, percent, size
 from lattica.cid import CID
 from lattica.cli._output import Face, Output, may_colour
+from lattica.cli._session import open_session
 from lattica.errors import NotFound
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 class Terminal(io.StringIO):
@@ -64,6 +71,21 @@ def test_a_line_says_how_much_how_fast_and_how_long() -> None:
     meter.line(report(0, 100_000_000), 0.0, bar=False)
     line = meter.line(report(25_000_000, 100_000_000, peers=2), 1.0, bar=False)
     assert line == "get m  verified 25.0 MB of 100 MB  25 %  25.0 MB/s  ETA 0:03  2 peers"
+
+
+@pytest.mark.parametrize(
+    ("width", "shown"),
+    [
+        (120, "get x  ████████████░░░░░░░░░░░░  verified 50.0 MB of 100 MB  50 %  2 peers"),
+        (60, "get x  verified 50.0 MB of 100 MB  50 %  2 peers"),
+        (44, "verified 50.0 MB of 100 MB  50 %  2 peers"),
+        (10, "verified 50.0 MB of 100 MB  50 %  2 peers"),
+    ],
+)
+def test_on_a_narrow_terminal_the_numbers_stay(width: int, shown: str) -> None:
+    meter = Meter("get x")
+    half = report(50_000_000, 100_000_000, peers=2)
+    assert meter.line(half, 0.0, bar=True, width=width) == shown
 
 
 def test_a_resumed_get_does_not_count_old_bytes_into_its_rate() -> None:
@@ -196,3 +218,16 @@ def test_colour_is_for_terminals_that_want_it(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("NO_COLOR", "1")
     assert not may_colour(Terminal())
+
+
+def test_a_full_disk_is_not_called_a_bug(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    session = open_session(home=tmp_path, verbose=0, face=Face.TEXT, quiet=False, flags={})
+    with pytest.raises(SystemExit) as caught, session:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/home/ada/.lattica/lock")
+    assert caught.value.code == 1
+    told = capsys.readouterr().err
+    assert "the system refuses: No space left on device: /home/ada/.lattica/lock" in told
+    assert "hint: free some space" in told
+    assert "bug" not in told
