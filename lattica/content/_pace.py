@@ -27,6 +27,7 @@ class PaceLimits:
         most_window_bytes: on the way from the fastest.
         patience: seconds of silence that are always allowed a peer whose rate is known.
         first_patience: the same for a peer that has not delivered yet.
+        leaf_seconds: seconds for one leaf, however its bytes trickle in.
         silence: seconds after which a peer that stays silent is given up, at the earliest.
     """
 
@@ -35,6 +36,7 @@ class PaceLimits:
     most_window_bytes: int = 64 << 20
     patience: float = 1.0
     first_patience: float = 4.0
+    leaf_seconds: float = 20.0
     silence: float = 12.0
 
 
@@ -46,6 +48,7 @@ class Pace:
         round_trip: least seconds from a lone request to its first byte; 0 until measured.
         window_bytes: how much to have on the way.
         last_heard: when bytes came last, or waiting began.
+        last_leaf: when a leaf was whole last, or waiting began.
     """
 
     __slots__ = (
@@ -54,6 +57,7 @@ class Pace:
         "_sample_start",
         "_stalls",
         "last_heard",
+        "last_leaf",
         "rate",
         "round_trip",
         "window_bytes",
@@ -64,11 +68,12 @@ class Pace:
         self._sample_start, self._sample_bytes, self._stalls = now, 0, 0
         self.rate = self.round_trip = 0.0
         self.window_bytes = limits.first_window_bytes
-        self.last_heard = now
+        self.last_heard = self.last_leaf = now
 
     def start(self, now: float) -> None:
         """Note that something was asked while nothing was on the way: time counts from here."""
-        self._sample_start, self._sample_bytes, self.last_heard = now, 0, now
+        self._sample_start, self._sample_bytes = now, 0
+        self.last_heard = self.last_leaf = now
 
     def receive_bytes(self, size: int, now: float) -> None:
         """Note bytes that came while something was on the way."""
@@ -93,6 +98,7 @@ class Pace:
     def receive_leaf(self, size: int) -> None:
         """Note that a leaf of `size` bytes is whole: the peer delivers."""
         self._stalls = 0
+        self.last_leaf = self.last_heard
         if not self.rate:
             self._set_window(self.window_bytes + size)
 
@@ -107,6 +113,11 @@ class Pace:
         if self.rate:
             patience = self._limits.patience + 4 * (self.round_trip + leaf_bytes / self.rate)
         return float(patience * 2**self._stalls)
+
+    def next_stall(self, leaf_bytes: int) -> float:
+        """When the work of the peer is to be given to others, if no more comes until then."""
+        leaf_due = self.last_leaf + self._limits.leaf_seconds * float(2**self._stalls)
+        return min(self.last_heard + self.patience(leaf_bytes), leaf_due)
 
     def silence(self, leaf_bytes: int) -> float:
         """Seconds of silence after which the peer counts as gone."""

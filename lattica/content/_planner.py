@@ -77,7 +77,7 @@ class PeerSilent:
 
 @dataclass(frozen=True, slots=True)
 class PeerReady:
-    """`peer` said it was busy; the pause is over and it may be asked again."""
+    """Ask `peer` again: its pause after being busy is over, or it could race a slower one now."""
 
     peer: PeerId
 
@@ -116,6 +116,7 @@ class Planner:
         self._banned: dict[PeerId, str] = {}
         self._doubtful: set[int] = set()  # leaves that more than one peer may be sending
         self._in_flight = 0
+        self._race_at = math.inf  # when to look again whether an idle peer should race
         self._events: deque[PlannerEvent] = deque()
 
     # --- what is known
@@ -275,7 +276,10 @@ class Planner:
                 continue
             rate = peer.pace.rate
             needs = self._bytes(run[0], sum(run)) / rate if rate else self._limits.pace.patience
-            return run if self._owes_seconds(slowest, now) > 1.5 * needs + 0.05 else None
+            if self._owes_seconds(slowest, now) > 1.5 * needs + 0.05:
+                return run
+            self._race_at = min(self._race_at, now + self._limits.pace.patience)
+            return None
         return None
 
     def _racing_run(self, peer: PeerState, ask: Ask) -> tuple[int, int] | None:
@@ -421,7 +425,7 @@ class Planner:
 
     def next_timeout(self) -> float:
         """When to call `handle_timeout`, on the clock of `now`; infinity: no need as things are."""
-        return min(map(self._deadline, self._peers.values()), default=math.inf)
+        return min(self._race_at, *map(self._deadline, self._peers.values()), math.inf)
 
     def _deadline(self, peer: PeerState) -> float:
         if peer.paused_until:
@@ -430,11 +434,16 @@ class Planner:
             return math.inf
         ask, pace = peer.asks[0], peer.pace
         awaited = self._size(ask.next) if ask.next < ask.end else 0
-        bearable = pace.silence(awaited) if peer.stalled else pace.patience(awaited)
-        return pace.last_heard + bearable
+        if peer.stalled:
+            return pace.last_heard + pace.silence(awaited)
+        return pace.next_stall(awaited)
 
     def handle_timeout(self, now: float) -> None:
-        """Look for silent and rested peers. The verdicts come out of `next_event`."""
+        """Look for silent, rested and idle peers. The verdicts come out of `next_event`."""
+        if now >= self._race_at:
+            self._race_at = math.inf
+            idle = [peer.id for peer in self._peers.values() if not peer.asks]
+            self._events.extend(map(PeerReady, idle))
         for peer in list(self._peers.values()):
             if self._deadline(peer) > now:
                 continue

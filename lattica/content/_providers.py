@@ -48,6 +48,7 @@ _DECLINED = {Status.BUSY: "is busy", Status.FAILED: "fails"}
 _log = logging.getLogger(__name__)
 _FIRST_RETRY_SECONDS, _LAST_RETRY_SECONDS = 0.5, 8.0
 _LEAST_WRITE_BYTES = 1 << 20
+_ROOM_SECONDS = 30.0  # without a whole leaf, after which a provider makes room for one that waits
 _MAX_LIES = 100  # kept to be reported
 _WORTH_RETRYING = (Unreachable, StreamReset, LimitExceeded, DeadlineExceeded)
 
@@ -92,6 +93,7 @@ class Providers:
         self._attended: set[PeerId] = {mesh.peer_id}  # dialled, talked to, or about to be
         self._sessions: dict[PeerId, Session] = {}
         self._scopes: dict[PeerId, trio.CancelScope] = {}
+        self._delivered_at: dict[PeerId, float] = {}  # the last leaf of each session, or its start
         self._reasons: dict[PeerId, LatticaError] = {}  # why each was left last
         self._refusals: dict[PeerId, LatticaError] = {}  # why each will not send something
         self._told: dict[PeerId, str] = {}
@@ -196,6 +198,7 @@ class Providers:
 
     def received(self, peer: PeerId, stage: Stage, size: int) -> None:
         """Count what came."""
+        self._delivered_at[peer] = trio.current_time()
         self._keeper.received(peer, stage, size)
 
     def refused(self, peer: PeerId, status: Status) -> None:
@@ -220,6 +223,7 @@ class Providers:
         try:
             while True:
                 began = trio.current_time()
+                self._alarm.set()  # somebody may have to make room
                 async with self._slots:
                     error = await self._talk(info)
                 if trio.current_time() - began > _LAST_RETRY_SECONDS:
@@ -245,6 +249,7 @@ class Providers:
             session = Session(stream, self)
             scope = self._scopes[peer] = trio.CancelScope()
             self._sessions[peer] = session
+            self._delivered_at[peer] = trio.current_time()
             try:
                 with scope:
                     async with stream:
@@ -265,7 +270,7 @@ class Providers:
         await session.run()
 
     def _leave(self, peer: PeerId) -> None:
-        del self._sessions[peer], self._scopes[peer]
+        del self._sessions[peer], self._scopes[peer], self._delivered_at[peer]
         self._last_contact = trio.current_time()
         if self.stage is not None:
             self.stage.planner.remove_peer(peer)
@@ -290,13 +295,31 @@ class Providers:
             now = trio.current_time()
             planner.handle_timeout(now)
             self._carry_out(planner)
+            self._make_room(now)
             if not done.is_set() and self._is_hopeless(planner, now):
                 self.fail(self._reason_to_stop(now))
                 return
             self._alarm = trio.Event()
-            self._alarm_at = min(planner.next_timeout(), self._give_up_at(planner))
+            self._alarm_at = min(planner.next_timeout(), self._give_up_at(planner), self._room_at())
             with trio.move_on_at(self._alarm_at):
                 await self._alarm.wait()
+
+    def _room_at(self) -> float:
+        """When the provider that has delivered nothing for longest is to make room for another."""
+        staying = [peer for peer in self._sessions if not self._scopes[peer].cancel_called]
+        leaving = len(self._sessions) - len(staying)
+        if not staying or self._slots.statistics().tasks_waiting <= leaving:
+            return math.inf
+        return min(map(self._delivered_at.__getitem__, staying)) + _ROOM_SECONDS
+
+    def _make_room(self, now: float) -> None:
+        # Without this, as many idlers as there are slots would keep everybody else out.
+        while now >= self._room_at():
+            staying = [peer for peer in self._sessions if not self._scopes[peer].cancel_called]
+            peer = min(staying, key=self._delivered_at.__getitem__)
+            text = f"{peer} delivered nothing for {_ROOM_SECONDS:.0f} s while others waited"
+            self._reasons[peer] = StreamEnded(text, peer=peer)
+            self._scopes[peer].cancel()
 
     def _carry_out(self, planner: Planner) -> None:
         """Do what the planner says has to be done."""
@@ -328,9 +351,11 @@ class Providers:
 
     def _give_up_at(self, planner: Planner) -> float:
         """When patience ends: with nobody to talk to, nothing to ask of them, or nothing gained."""
-        if not self._sessions:
-            return min(self._last_contact + self._patience, self._stalled_at)
-        return self._last_gain + self._patience if planner.idle() else self._stalled_at
+        if self._sessions and not planner.idle():
+            return self._stalled_at
+        # Who has just come may be idle until it has told what it holds.
+        since = max(self._last_gain, self._last_contact) if self._sessions else self._last_contact
+        return min(since + self._patience, self._stalled_at)
 
     def _is_hopeless(self, planner: Planner, now: float) -> bool:
         if now >= self._give_up_at(planner):

@@ -108,8 +108,8 @@ class Library(Protocol):
     async def leaf_hashes(self, root: CID, first: int, count: int) -> list[bytes] | Status:
         """Return the multihashes of a range of leaves, or why not."""
 
-    async def availability(self, root: CID, peer: PeerId) -> bytes | Gains | None:
-        """Return what of `root` is here: flags, or what is being gained; None: nothing known.
+    async def availability(self, root: CID, peer: PeerId) -> bytes | Gains | Status:
+        """Return what of `root` is here: flags, or what is being gained, or why it cannot be told.
 
         b"" stands for everything.
         """
@@ -309,8 +309,8 @@ class Conversation:
         nursery: trio.Nursery,
     ) -> Status:
         held = await self._library.availability(request.root, self._stream.peer)
-        if held is None:
-            return Status.ABSENT
+        if isinstance(held, Status):
+            return held
         if isinstance(held, bytes):
             have = encode_have(request.id, 0, pack_bitmap(held))
             await outbox.send(_Piece(request, [have if held else encode_have_all(request.id)]))

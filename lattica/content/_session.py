@@ -88,7 +88,7 @@ class Side(Protocol):
         """How much to gather before `settle`."""
 
     def asked(self) -> None:
-        """Note that something was asked for: a deadline may have come nearer."""
+        """Note that the planner was asked what to ask: a deadline may have come nearer."""
 
     def received(self, peer: PeerId, stage: Stage, size: int) -> None:
         """Note that an item of `size` bytes came from `peer`."""
@@ -191,10 +191,10 @@ class Session:
         if stage is None:
             return None
         ask = stage.planner.next_request(self.peer, trio.current_time())
+        self._side.asked()
         if ask is None:
             return None
         self._pending.append((stage, ask))
-        self._side.asked()
         return encode_request(BlocksRequest(ask.id, stage.hashes(ask.first, ask.count)))
 
     # --- answers in

@@ -210,20 +210,21 @@ class _StoreLibrary:
         ):
             self._tables.popitem(last=False)
 
-    async def availability(self, root: CID, peer: PeerId) -> bytes | Gains | None:
+    async def availability(self, root: CID, peer: PeerId) -> bytes | Gains | Status:
         """Say what of `root` is here. Who asks while we fetch it becomes one we may ask."""
         fetch = self._exchange._fetches.get(root)
         if fetch is not None and (gains := fetch.meet(peer)) is not None:
             return gains
         return await trio.to_thread.run_sync(self._held, root, limiter=self._readers)
 
-    def _held(self, root: CID) -> bytes | None:
+    def _held(self, root: CID) -> bytes | Status:
         stored = self._store.object(root)
         if stored is not None and stored.state is ObjectState.COMPLETE:
             return b""
         held = self._store.availability(root)
         if held is None:
-            return None
+            changed = stored is not None and stored.state is ObjectState.CHANGED
+            return Status.SOURCE_CHANGED if changed else Status.ABSENT
         return b"" if held.complete else unpack_bitmap(held.bitmap, held.leaf_count)
 
 

@@ -382,6 +382,45 @@ async def test_a_lone_provider_that_trickles_is_given_up(
         assert 300 <= trio.current_time() < 305
 
 
+@pytest.mark.parametrize("slots", [1, 2, 16])
+async def test_tricklers_do_not_keep_an_honest_provider_out(
+    swarm: Any, slots: int, autojump_clock: MockClock
+) -> None:
+    async def trickle(rogue: Rogue, head: AnswerHead, data: bytes) -> bytes:
+        assert rogue.stream is not None
+        await rogue.stream.send_all(bytes(head))
+        for byte in data:
+            await rogue.stream.send_all(bytes([byte]))
+            await trio.sleep(0.5)
+        return b""
+
+    async with swarm.peers(4, limits=ExchangeLimits(providers=slots)) as (*seeds, receiver):
+        for seed in seeds:
+            shared = seed.share(seed.file("model.bin", 5 * LEAF))
+        for seed in seeds[:2]:
+            Rogue(seed, trickle)
+        await receiver.fetch(shared.root, *seeds)
+        assert receiver.got.read_bytes() == shared.path.read_bytes()
+        assert trio.current_time() < {1: 100, 2: 50, 16: 25}[slots]
+
+
+async def test_a_directory_with_one_changed_file_is_served_but_for_that(
+    swarm: Any, autojump_clock: MockClock
+) -> None:
+    async with swarm.peers(3) as (seed, other, receiver):
+        for peer in (other, seed):
+            for name in ("a", "b", "c"):
+                path = peer.file(f"model/{name}", 3 * LEAF, seed=ord(name))
+            shared = peer.share(path.parent)
+        path.write_bytes(b"changed")
+        for _ in range(2):  # the second time the seed knows of the change from the start
+            with pytest.raises(SourcesChanged):
+                await receiver.fetch(shared.root, seed)
+        fetched = await receiver.fetch(shared.root, other, seed)
+        assert fetched.received_bytes <= 3 * LEAF
+        assert (receiver.got / "a").read_bytes() == (path.parent / "a").read_bytes()
+
+
 async def test_a_lone_provider_that_always_hangs_up_is_given_up(
     swarm: Any, autojump_clock: MockClock
 ) -> None:
