@@ -23,6 +23,13 @@ class InvalidReference(InvalidInput):
     hint = "a ticket starts with `lattica:`, a CID with `bafk` or `bafy`"
 
 
+class HoldsPrivateKey(InvalidInput):
+    """What should be shared holds the private key of the node that would share it."""
+
+    code = "holds-key"
+    hint = "share a folder that the node's home is not in; nothing was shared"
+
+
 def read_reference(ref: Ticket | CID | str) -> tuple[CID, Ticket | None]:
     """Return what `ref` names, and the ticket if it is one.
 
@@ -61,17 +68,26 @@ def destination_of(destination: Path | str | None, name: str) -> Path:
     return path
 
 
-def source_of(path: Path | str) -> tuple[Path, int]:
-    """Return what to share, absolute, and how many bytes that is, as far as can be seen."""
+def source_of(path: Path | str, key: Path, *, follow_symlinks: bool = False) -> tuple[Path, int]:
+    """Return what to share, absolute, and how many bytes that is, as far as can be seen.
+
+    Raises:
+        HoldsPrivateKey: the file `key` is it, or below it.
+    """
     source = Path(path).expanduser().absolute()
+    if key.resolve().is_relative_to(source.resolve()):
+        raise HoldsPrivateKey(f"{source} holds the private key of this node")
     try:
-        size = sum(_sizes_below(source)) if source.is_dir() else source.stat().st_size
+        size = (
+            sum(_sizes_below(source, follow_symlinks)) if source.is_dir() else source.stat().st_size
+        )
     except OSError:
         size = 0  # only a bar depends on it; who reads the files will say what is wrong
     return source, size
 
 
-def _sizes_below(path: Path) -> Iterator[int]:
+def _sizes_below(path: Path, follow_symlinks: bool) -> Iterator[int]:
     for folder, _, names in os.walk(path):
         for name in names:
-            yield os.lstat(os.path.join(folder, name)).st_size
+            inside = os.path.join(folder, name)
+            yield os.stat(inside, follow_symlinks=follow_symlinks).st_size

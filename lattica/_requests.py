@@ -82,6 +82,7 @@ async def _share(node: AsyncNode, params: _Params, progress: ProgressCallback) -
         params.path("path"),
         name=params.get("name", str),
         hash_function=_HASHES[hash_name],
+        follow_symlinks=params.get("follow_symlinks", bool) or False,
         progress=progress,
         timeout=params.get("timeout", float),
     )

@@ -246,24 +246,30 @@ class AsyncNode:
         *,
         name: str | None = None,
         hash_function: HashFunction = HashFunction.BLAKE3,
+        follow_symlinks: bool = False,
         progress: ProgressCallback | None = None,
         timeout: float | None = None,
     ) -> Share:
         """Share a file or directory in place: hash it, serve it, tell the DHT.
 
         Nothing is copied. When a file changes, the node stops serving what no longer matches.
+        With `follow_symlinks`, files that symlinks in a directory point to are shared in their
+        place, as Hugging Face's cache has them; else a symlink there is refused.
 
         Raises:
-            InvalidInput: there is nothing at `path` that can be shared.
+            InvalidInput: there is nothing at `path` to share, or the key of this node.
             SourceChanged: it changed while it was hashed.
         """
         with _deadline(timeout, f"share {path}"):
             started = trio.current_time()
-            path, total = await trio.to_thread.run_sync(source_of, path)
+            path, total = await trio.to_thread.run_sync(
+                partial(source_of, path, self._home.key, follow_symlinks=follow_symlinks)
+            )
             built = await build_in_thread(
                 path,
                 segments=cut_file,
                 hash_function=hash_function,
+                follow_symlinks=follow_symlinks,
                 progress=reporter(progress, Phase.HASH, total),
             )
             stored = await trio.to_thread.run_sync(partial(self.store.add, built, name=name))
@@ -458,8 +464,14 @@ class AsyncNode:
                 return fetched
         except NoProvider as error:
             if not self.mesh.connections():
-                error.hint = "this node knows nobody: name a peer with --bootstrap or --from"
+                error.hint = self._why_alone()
             raise
+
+    def _why_alone(self) -> str:
+        tried = ", ".join(str(status.address) for status in self.dht.status().bootstrap)
+        if not tried:
+            return "this node knows nobody: name a peer with --bootstrap or --from"
+        return f"no bootstrap peer was reached ({tried}): check that it runs, and its address"
 
     async def _look_for_providers(
         self, cid: CID, sender: trio.MemorySendChannel[PeerInfo], report: FetchReporter

@@ -161,6 +161,7 @@ class Node:
         *,
         name: str | None = None,
         hash_function: HashFunction | None = None,
+        follow_symlinks: bool = False,
         progress: ProgressCallback | bool | None = None,
         timeout: float | None = None,
     ) -> Share:
@@ -169,7 +170,12 @@ class Node:
         with _progress(progress, f"share {path}") as callback:
             return self._call(
                 lambda node: node.share(
-                    path, name=name, progress=callback, timeout=timeout, **options
+                    path,
+                    name=name,
+                    follow_symlinks=follow_symlinks,
+                    progress=callback,
+                    timeout=timeout,
+                    **options,
                 )
             )
 

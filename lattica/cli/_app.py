@@ -6,6 +6,7 @@ with the node, where a command brings its own.
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lattica._control import NodeNotRunning, Request
+from lattica._home import HomeInUse
 
 from . import _show
 from ._output import Face, Output
@@ -79,6 +81,13 @@ def _print_version(wanted: bool) -> None:
 
         typer.echo(f"lattica-mesh {version('lattica-mesh')}")
         raise typer.Exit
+
+
+def _existing_path(text: str) -> Path:
+    # An empty text would be the current directory: a script's unset variable must not share that.
+    if not text or not os.path.exists(text):
+        raise typer.BadParameter(f"path {text!r} does not exist")
+    return Path(text)
 
 
 @app.callback()
@@ -171,13 +180,19 @@ def share(
     path: Annotated[
         Path,
         typer.Argument(
-            metavar="PATH", help="The file or directory.", show_default=False, exists=True
+            metavar="PATH", help="The file or directory.", show_default=False, parser=_existing_path
         ),
     ],
     name: Annotated[str | None, typer.Option("--name", help="What others call it.")] = None,
     hash_name: Annotated[
         str, typer.Option("--hash", help="blake3 or sha2-256 (what most IPFS nodes use).")
     ] = "blake3",
+    follow_symlinks: Annotated[
+        bool,
+        typer.Option(
+            "--follow-symlinks", help="Share files that symlinks in a directory point to."
+        ),
+    ] = False,
     home: HomeOption = None,
     listen: ListenOption = None,
     announce: AnnounceOption = None,
@@ -206,7 +221,12 @@ def share(
         mdns=mdns,
         swarm=swarm,
     ) as session:
-        params = {"path": str(path.absolute()), "name": name, "hash": hash_name}
+        params = {
+            "path": str(path.absolute()),
+            "name": name,
+            "hash": hash_name,
+            "follow_symlinks": follow_symlinks,
+        }
         request = Request("share", params)
         label = f"share {path.name}"
         _show.started(session.output, label)
@@ -228,7 +248,10 @@ def share(
             _show.shared(session.output, result)
             session.output.say("serving it until Ctrl-C")
 
-        _run_until_stopped(session, share_it)
+        try:
+            _run_until_stopped(session, share_it)
+        except HomeInUse as taken:
+            _show.shared(session.output, _ask_newcomer(session, request, label, taken))
 
 
 @app.command()
@@ -334,6 +357,17 @@ def _get(session: Session, request: Request, *, label: str, serve: bool) -> None
     except Interrupted:
         if not done:
             raise KeyboardInterrupt from None
+    except HomeInUse as taken:
+        _show.fetched(session.output, _ask_newcomer(session, request, label, taken))
+
+
+def _ask_newcomer(session: Session, request: Request, label: str, taken: HomeInUse) -> Any:
+    """Of commands that start together on one home, one brings the node and the others use it."""
+    try:
+        with _show.progress(session.output, label) as update:
+            return session.ask_newcomer(request, update)
+    except NodeNotRunning:
+        raise taken from None
 
 
 @app.command("id")

@@ -10,6 +10,7 @@ import errno
 import logging
 import os
 import sys
+import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from lattica._control import Request
 
 EXIT_INTERRUPTED = 130
+_COMING_UP_S = 10.0  # from the lock on a home to the control socket: hardly ever more than one
+_AGAIN_S = 0.05
 
 
 class Session:
@@ -64,6 +67,23 @@ class Session:
                 flags = ", ".join(self._for_own_node)
                 self.output.say(f"note: the running node does it; {flags} would be for a new one")
             return client.call(request, on_progress)
+
+    def ask_newcomer(
+        self, request: Request, on_progress: Callable[[dict[str, Any]], object] | None = None
+    ) -> Any:
+        """`ask` a node that has just taken the home, and so is about to answer.
+
+        Raises:
+            NodeNotRunning: it did not come up, or was about to end.
+        """
+        patience_ends = time.monotonic() + _COMING_UP_S
+        while True:
+            try:
+                return self.ask(request, on_progress)
+            except NodeNotRunning:
+                if time.monotonic() > patience_ends:
+                    raise
+                time.sleep(_AGAIN_S)
 
 
 @contextmanager

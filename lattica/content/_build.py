@@ -37,7 +37,10 @@ Segments = Sequence[Segment] | Callable[[Path], Sequence[Segment] | None]
 Progress = Callable[[int], None]
 
 _BUFFER_BYTES = 2 * LARGE_LEAF  # any leaf fits, and a refill reads a good part of it
-_SYMLINK_HINT = "only symlinks to files can be shared, and only when following is asked for"
+_SYMLINK_HINT = (
+    "--follow-symlinks (follow_symlinks=True in Python) shares the files that symlinks point to; "
+    "a symlink to a directory, or to nothing, cannot be shared"
+)
 _PROGRESS_BYTES = 32 << 20  # hashed between two calls of `progress`: about 10 ms
 
 

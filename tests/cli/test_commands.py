@@ -99,6 +99,7 @@ def test_settings_are_shown_with_their_origin(lattica: Shell) -> None:
         (["gett"], "Did you mean 'get'"),
         (["get"], "Missing argument"),
         (["share", "/no/such/file"], "does not exist"),
+        (["share", ""], "path '' does not exist"),
         (["get", "x", "--json", "--json-lines"], "exclude each other"),
         (["get", "not-a-ticket"], "neither a ticket nor a CID"),
         (["get", "lattica:aaaa"], "checksum"),

@@ -10,7 +10,7 @@ import socket
 import stat
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -237,6 +237,24 @@ def test_two_gets_from_one_home_share_a_node(shell: Shell) -> None:
             assert getter.wait(TIMEOUT_S) == 0
     assert (shell.folder / "1.bin").read_bytes() == first.read_bytes()
     assert (shell.folder / "2.bin").read_bytes() == second.read_bytes()
+
+
+def test_gets_that_start_together_on_one_home_share_a_node(shell: Shell) -> None:
+    source = shell.file("model.bin")
+    with shell.running("one", "share", "-q", str(source), *LOCAL) as sharer:
+        ticket = line_of(sharer)
+        with ExitStack() as stack:
+            getters = [
+                stack.enter_context(
+                    shell.running("two", "get", ticket, "-o", f"{number}.bin", *LOCAL)
+                )
+                for number in range(3)
+            ]
+            for getter in getters:
+                _, err = getter.communicate(timeout=TIMEOUT_S)
+                assert getter.returncode == 0, err
+    for number in range(3):
+        assert (shell.folder / f"{number}.bin").read_bytes() == source.read_bytes()
 
 
 def test_errors_of_the_running_node_keep_their_exit_code(shell: Shell) -> None:

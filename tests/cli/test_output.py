@@ -221,8 +221,9 @@ def test_colour_is_for_terminals_that_want_it(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_full_disk_is_not_called_a_bug(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    monkeypatch.setattr("lattica.cli._session._set_up_log", lambda _levels: None)  # of the process
     session = open_session(home=tmp_path, verbose=0, face=Face.TEXT, quiet=False, flags={})
     with pytest.raises(SystemExit) as caught, session:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/home/ada/.lattica/lock")

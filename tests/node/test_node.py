@@ -9,11 +9,14 @@ import pytest
 import trio
 
 import lattica
+from lattica.content import NoProvider
 from lattica.errors import DeadlineExceeded, InvalidInput, NotFound
 from lattica.results import Phase, Progress
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from trio.testing import MockClock
 
     from .conftest import Lab
 
@@ -74,6 +77,33 @@ async def test_a_directory_arrives_as_it_was(lab: Lab, tmp_path: Path) -> None:
         got = await b.get(shared.ticket, tmp_path / "into")
         assert got.path == tmp_path / "into" / "set"
         assert (got.path / "inner" / "two.txt").read_text() == "two"
+
+
+async def test_a_directory_of_symlinks_arrives_as_the_files_behind_them(
+    lab: Lab, tmp_path: Path
+) -> None:
+    snapshot = tmp_path / "models--ada--tiny" / "snapshots" / "1234"
+    snapshot.mkdir(parents=True)
+    blob = lab.file("blob", SIZE)
+    (snapshot / "model.safetensors").symlink_to(blob)
+    async with lab.node("a") as a, lab.node("b") as b:
+        with pytest.raises(InvalidInput) as caught:
+            await a.share(snapshot)
+        assert "--follow-symlinks" in (caught.value.hint or "")
+        shared = await a.share(snapshot, follow_symlinks=True)
+        await b.get(shared.ticket, tmp_path / "copy")
+    copy = tmp_path / "copy" / "model.safetensors"
+    assert not copy.is_symlink()
+    assert copy.read_bytes() == blob.read_bytes()
+
+
+async def test_a_failed_get_names_the_bootstrap_peers_that_were_not_reached(
+    lab: Lab, tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with lab.node("a", "/memory/99") as a:
+        with pytest.raises(NoProvider) as caught:
+            await a.get(lattica.CID.of(b"nobody has this"), tmp_path / "copy")
+    assert "/memory/99" in (caught.value.hint or "")
 
 
 async def test_progress_counts_verified_bytes_up_to_all_of_them(lab: Lab, tmp_path: Path) -> None:

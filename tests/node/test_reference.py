@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given, strategies as st
 
-from lattica._reference import InvalidReference, destination_of, read_reference, source_of
+from lattica._reference import (
+    HoldsPrivateKey,
+    InvalidReference,
+    destination_of,
+    read_reference,
+    source_of,
+)
 from lattica.cid import CID
 from lattica.errors import InvalidInput
 from lattica.identity import Identity
@@ -82,6 +88,18 @@ def test_the_size_of_a_source_is_that_of_its_files(tmp_path: Path) -> None:
     (tmp_path / "d" / "e").mkdir(parents=True)
     (tmp_path / "d" / "one").write_bytes(b"1" * 10)
     (tmp_path / "d" / "e" / "two").write_bytes(b"2" * 5)
-    assert source_of(tmp_path / "d") == (tmp_path / "d", 15)
-    assert source_of(str(tmp_path / "d" / "one")) == (tmp_path / "d" / "one", 10)
-    assert source_of(tmp_path / "absent") == (tmp_path / "absent", 0)
+    key = tmp_path / "home" / "key"
+    assert source_of(tmp_path / "d", key) == (tmp_path / "d", 15)
+    assert source_of(str(tmp_path / "d" / "one"), key) == (tmp_path / "d" / "one", 10)
+    assert source_of(tmp_path / "absent", key) == (tmp_path / "absent", 0)
+    (tmp_path / "d" / "link").symlink_to("one")
+    assert source_of(tmp_path / "d", key, follow_symlinks=True) == (tmp_path / "d", 25)
+
+
+@pytest.mark.parametrize("shared", [".", "home", "home/key", "link"])
+def test_the_key_of_a_node_is_not_shared(tmp_path: Path, shared: str) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "key").write_bytes(b"secret")
+    (tmp_path / "link").symlink_to("home")
+    with pytest.raises(HoldsPrivateKey):
+        source_of(tmp_path / shared, tmp_path / "home" / "key")
