@@ -122,6 +122,7 @@ class Upkeep:
     async def _stay_in_touch(self, bootstrap: Bootstrap) -> None:
         while True:
             bootstrap.trying()
+            level = logging.INFO
             try:
                 connection = await self._dial(bootstrap.address)
             except SelfDial:
@@ -130,6 +131,8 @@ class Upkeep:
                 return
             except FAULTS as error:
                 why = str(error)
+                if bootstrap.attempts == 1:  # a wrong address looks like a network without peers
+                    level = logging.WARNING
             else:
                 bootstrap.connected(connection.peer, now=trio.current_time())
                 self._consider(connection.peer)
@@ -138,7 +141,7 @@ class Upkeep:
             again_at = bootstrap.lost(
                 why, now=trio.current_time(), lonely=not self._mesh.connections(), rng=self._rng
             )
-            _log.info("bootstrap %s: %s", bootstrap.address, why)
+            _log.log(level, "bootstrap %s: %s; it is tried again", bootstrap.address, why)
             self._note_settled()
             await trio.sleep_until(again_at)
 

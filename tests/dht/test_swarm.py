@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import random
 from typing import TYPE_CHECKING
 
@@ -89,7 +90,7 @@ async def _start(swarm: Swarm, number: int, where: str, bootstrap: tuple[Multiad
 
 
 async def test_a_node_starts_without_its_bootstrap_and_joins_when_that_is_there(
-    autojump_clock: MockClock, swarm: Swarm
+    autojump_clock: MockClock, swarm: Swarm, caplog: pytest.LogCaptureFixture
 ) -> None:
     address = Multiaddr.parse("/memory/7").with_peer(swarm.identity(1).peer_id)
     node = await swarm.start(2, bootstrap=(address,))
@@ -98,6 +99,10 @@ async def test_a_node_starts_without_its_bootstrap_and_joins_when_that_is_there(
     (status,) = node.dht.status().bootstrap
     assert status.error is not None
     assert not node.dht.status().joined
+    await trio.sleep(60)
+    warnings = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert len(warnings) == 1, "its user is told, once"
+    assert str(address) in warnings[0].getMessage()
     await swarm.start(1, listen="/memory/7")
     with trio.fail_after(60):
         await node.dht.wait_joined()
