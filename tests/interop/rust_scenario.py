@@ -76,6 +76,7 @@ async def we_dial() -> None:
                     break
             assert "/ipfs/id/1.0.0" in mesh.book.protocols(peer)
             assert await mesh.ping(peer) > 0
+            await dht.wait_joined()
             assert [info.peer for info in await dht.closest_peers(b"any key")] == [peer]
         assert not connection.closed.is_set(), "it drops peers that it does not like the version of"
 
