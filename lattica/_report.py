@@ -47,12 +47,17 @@ def reporter(
 
 
 class FetchReporter:
-    """Turns a fetch's events into reports and log lines. Call it with each event."""
+    """Turns a fetch's events into reports and log lines. Call it with each event.
+
+    Attributes:
+        last_news: the latest thing that went wrong, for whoever gives up waiting; else empty.
+    """
 
     def __init__(self, callback: ProgressCallback | None) -> None:
         self._callback = callback
         self._peers: set[PeerId] = set()
         self._latest = Progress(Phase.FIND, 0)
+        self.last_news = ""
 
     def looking(self) -> None:
         """Report that providers are looked for, until it is known what is fetched."""
@@ -67,7 +72,7 @@ class FetchReporter:
                 self.looking()
             case ProviderLeft(peer, reason):
                 self._peers.discard(peer)
-                logger.info("%s is not asked any more: %s", peer.short, reason)
+                self._tell(f"{peer.short} is not asked for now: {reason}")
             case ProviderSlow(peer, seconds):
                 self._tell(f"{peer.short} is silent for {seconds:.0f} s: others do its work")
             case BadLeaf(error):
@@ -80,6 +85,7 @@ class FetchReporter:
 
     def _tell(self, news: str) -> None:
         logger.info("%s", news)
+        self.last_news = news
         self._report(replace(self._latest, news=news))
 
     def _report(self, progress: Progress) -> None:

@@ -55,7 +55,7 @@ from lattica.ticket import Ticket, fitting, is_plain_name
 from lattica.transport import Multiaddr, PeerInfo, open_mesh
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from lattica import content
@@ -325,7 +325,8 @@ class AsyncNode:
             InvalidInput: `ref` is neither, or something else stands at `destination`.
         """
         cid, ticket = read_reference(ref)
-        with _deadline(timeout, f"get {cid}", cid):
+        report = FetchReporter(progress)
+        with _deadline(timeout, f"get {cid}", cid, lambda: report.last_news):
             started = trio.current_time()
             known = [PeerInfo(ticket.peer, ticket.addresses)] if ticket else []
             known += [await self._peer_at(peer) for peer in peers]
@@ -333,7 +334,7 @@ class AsyncNode:
             path = await trio.to_thread.run_sync(
                 destination_of, destination, name or self._swarms.heard.name_of(cid) or str(cid)
             )
-            fetched = await self._fetch(cid, path, known, FetchReporter(progress), overwrite)
+            fetched = await self._fetch(cid, path, known, report, overwrite)
             seconds = trio.current_time() - started
         await self._provide()
         return Fetched(
@@ -496,11 +497,17 @@ class AsyncNode:
 
 
 @contextmanager
-def _deadline(seconds: float | None, what: str, cid: CID | None = None) -> Iterator[None]:
+def _deadline(
+    seconds: float | None,
+    what: str,
+    cid: CID | None = None,
+    last_news: Callable[[], str] = lambda: "",
+) -> Iterator[None]:
     with trio.move_on_after(float("inf") if seconds is None else seconds) as scope:
         yield
     if scope.cancelled_caught:
-        raise DeadlineExceeded(f"{what}: not done within {seconds:g} s", cid=cid)
+        news = f"; last heard: {last_news()}" if last_news() else ""
+        raise DeadlineExceeded(f"{what}: not done within {seconds:g} s{news}", cid=cid)
 
 
 def _texts(addresses: Sequence[Multiaddr | str] | None) -> tuple[str, ...] | None:

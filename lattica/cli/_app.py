@@ -9,13 +9,13 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lattica._control import NodeNotRunning, Request
-from lattica._home import HomeInUse
 
 from . import _show
 from ._output import Face, Output
@@ -230,14 +230,6 @@ def share(
         request = Request("share", params)
         label = f"share {path.name}"
         _show.started(session.output, label)
-        try:
-            with _show.progress(session.output, label) as update:
-                result = session.ask(request, update)
-        except NodeNotRunning:
-            pass
-        else:
-            _show.shared(session.output, result)
-            return
 
         async def share_it(node: AsyncNode) -> None:
             from ._foreground import carry_out
@@ -248,10 +240,12 @@ def share(
             _show.shared(session.output, result)
             session.output.say("serving it until Ctrl-C")
 
-        try:
-            _run_until_stopped(session, share_it)
-        except HomeInUse as taken:
-            _show.shared(session.output, _ask_newcomer(session, request, label, taken))
+        answer = session.ask_or_run(
+            partial(_ask, session, request, label),
+            partial(_run_until_stopped, session, share_it),
+        )
+        if answer is not None:
+            _show.shared(session.output, answer)
 
 
 @app.command()
@@ -325,15 +319,6 @@ def get(
 
 
 def _get(session: Session, request: Request, *, label: str, serve: bool) -> None:
-    try:
-        with _show.progress(session.output, label) as update:
-            result = session.ask(request, update)
-    except NodeNotRunning:
-        pass
-    else:
-        _show.fetched(session.output, result)
-        return
-
     done = False
 
     async def work(node: AsyncNode) -> None:
@@ -350,24 +335,23 @@ def _get(session: Session, request: Request, *, label: str, serve: bool) -> None
         else:
             await node.wait_unused()  # by another command that found this node running
 
-    from ._foreground import Interrupted, run_node
+    def run() -> None:
+        from ._foreground import Interrupted, run_node
 
-    try:
-        run_node({**session.node_options, "dht_server": serve}, work)
-    except Interrupted:
-        if not done:
-            raise KeyboardInterrupt from None
-    except HomeInUse as taken:
-        _show.fetched(session.output, _ask_newcomer(session, request, label, taken))
+        try:
+            run_node({**session.node_options, "dht_server": serve}, work)
+        except Interrupted:
+            if not done:
+                raise KeyboardInterrupt from None
+
+    answer = session.ask_or_run(partial(_ask, session, request, label), run)
+    if answer is not None:
+        _show.fetched(session.output, answer)
 
 
-def _ask_newcomer(session: Session, request: Request, label: str, taken: HomeInUse) -> Any:
-    """Of commands that start together on one home, one brings the node and the others use it."""
-    try:
-        with _show.progress(session.output, label) as update:
-            return session.ask_newcomer(request, update)
-    except NodeNotRunning:
-        raise taken from None
+def _ask(session: Session, request: Request, label: str) -> Any:
+    with _show.progress(session.output, label) as update:
+        return session.ask(request, update)
 
 
 @app.command("id")

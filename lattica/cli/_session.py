@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from lattica import config
 from lattica._control import NodeNotRunning, connect, describe
-from lattica._home import Home
+from lattica._home import Home, HomeInUse
 from lattica.errors import LatticaError
 
 from ._output import Face, Output
@@ -68,22 +68,29 @@ class Session:
                 self.output.say(f"note: the running node does it; {flags} would be for a new one")
             return client.call(request, on_progress)
 
-    def ask_newcomer(
-        self, request: Request, on_progress: Callable[[dict[str, Any]], object] | None = None
-    ) -> Any:
-        """`ask` a node that has just taken the home, and so is about to answer.
+    def ask_or_run(self, ask: Callable[[], Any], run: Callable[[], None]) -> Any:
+        """Return what the running node answers to `ask`; where none runs, `run` one: None.
+
+        Commands that start together on one home contend for it: one brings the node, the others
+        ask that one. It answers a moment after it has taken the home, and may be gone by then.
 
         Raises:
-            NodeNotRunning: it did not come up, or was about to end.
+            HomeInUse: the node that has the home does not answer.
         """
         patience_ends = time.monotonic() + _COMING_UP_S
         while True:
             try:
-                return self.ask(request, on_progress)
+                return ask()
             except NodeNotRunning:
+                pass
+            try:
+                run()
+            except HomeInUse:
                 if time.monotonic() > patience_ends:
                     raise
-                time.sleep(_AGAIN_S)
+            else:
+                return None
+            time.sleep(_AGAIN_S)
 
 
 @contextmanager

@@ -41,7 +41,7 @@ class DestinationTaken(InvalidInput):
     """Something stands, or is being written, where a download should go."""
 
     code = "destination-taken"
-    hint = "choose another destination, or move away what is there"
+    hint = "choose another destination, move away what is there, or overwrite a file with --force"
 
 
 class Absent(enum.Enum):

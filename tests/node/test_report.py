@@ -31,6 +31,8 @@ def test_a_fetch_is_reported_from_looking_to_the_last_byte() -> None:
     fetch(FetchProgress(CID_, 100, 60, 50, {}))
     fetch(ProviderLeft(A, "it went away"))
     fetch(FetchProgress(CID_, 100, 100, 90, {}))
+    assert seen.pop(4).news == f"{A.short} is not asked for now: it went away"
+    assert fetch.last_news == f"{A.short} is not asked for now: it went away"
     assert seen == [
         Progress(Phase.FIND, 0, None, 0),
         Progress(Phase.FIND, 0, None, 1),
