@@ -17,7 +17,7 @@ help:
 	@echo "make setup    .venv with the locked dependencies; the two above do it by themselves"
 	@echo "make check    ruff and mypy        make unit     pytest with coverage"
 	@echo "make package  sdist, wheel, and tests of the installed wheel"
-	@echo "make interop  against go, js and python libp2p      make fuzz / make soak   longer runs"
+	@echo "make interop  against go, js, rust, python libp2p   make fuzz / make soak   longer runs"
 	@echo "make bench    every benchmark, quick                make lock     renew the locked versions"
 
 setup: $(VENV)/.setup
