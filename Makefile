@@ -33,7 +33,7 @@ $(VENV)/.setup: pyproject.toml requirements-dev.lock requirements-libp2p.lock
 		--no-build-isolation --editable .
 	@$(BIN)/python -m pip install $(QUIET) --require-hashes \
 		--no-build-isolation -r requirements-libp2p.lock >$(VENV)/libp2p.log 2>&1 || { \
-		echo "note: the extra 'libp2p' is left out: no relays, hole punching, QUIC or WebSocket; the rest works."; \
+		echo "note: the extra 'libp2p' is left out: py-libp2p's services cannot run on the mesh; the rest works."; \
 		echo "      It needs a C compiler, Python headers and GMP headers (Debian: gcc python3-dev libgmp-dev; see $(VENV)/libp2p.log), then: touch pyproject.toml && make setup"; }
 	@# py-libp2p brings type stubs of a Trio of long ago, which would hide Trio's own types.
 	@rm -rf $(VENV)/lib/python3*/site-packages/trio-stubs $(VENV)/lib/python3*/site-packages/outcome-stubs

@@ -10,7 +10,10 @@ MIB = 1 << 20
 
 
 def run(*, quick: bool, peers: bool) -> Report:
-    """Measure Noise and TLS beside `ssl` sockets, py-libp2p and, with `peers`, go-libp2p."""
+    """Measure Noise and TLS beside `ssl` sockets, py-libp2p and, with `peers`, go-libp2p.
+
+    go-libp2p runs as two `p2pd` daemons; the local sockets that feed them are in its figure.
+    """
     report = Report("stream")
     size = (256 if quick else 1024) * MIB
     contenders = [

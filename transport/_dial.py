@@ -24,7 +24,7 @@ class NotDialable(Unreachable):
 
     code = "not-dialable"
     retryable = False
-    hint = "relays, QUIC and WebSocket need the extra `libp2p`: pip install 'lattica-mesh[libp2p]'"
+    hint = "this node dials TCP: give an address with /tcp/ and without /ws or /p2p-circuit"
 
 
 class SelfDial(InvalidInput):
