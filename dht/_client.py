@@ -184,7 +184,7 @@ class Client:
     # Who is there.
 
     def consider(self, peer: PeerId) -> None:
-        """Have `peer` asked whether it is there, if there is a use for it.
+        """Have `peer` asked whether it is there.
 
         Where too many wait to be asked already, it is not; it comes up again.
         """

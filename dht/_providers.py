@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 PROVIDER_SECONDS = 48 * 3600.0  # how long a record is good for
 RENEW_SECONDS = 22 * 3600.0  # how often a settled key is announced again
 RENEW_FIRST_SECONDS = 60.0  # after the first announcement; doubles up to RENEW_SECONDS
+_STALE_ENTRIES = 64  # of the heap of what is due, besides one for each key
 RETRY_SECONDS = 15.0  # after an announcement that reached nobody; doubles up to RETRY_MOST_SECONDS
 RETRY_MOST_SECONDS = 900.0
 MAX_RECORDS = 65_536  # in all; some 700 bytes each, so 45 MiB
@@ -223,6 +224,10 @@ class ProvideSchedule:
 
     def _push(self, own: _Own) -> None:
         heapq.heappush(self._heap, (own.due_at, own.position, own.key))
+        # An entry that no longer holds goes when it comes due, which may be tomorrow.
+        if len(self._heap) > 2 * len(self._own) + _STALE_ENTRIES:
+            self._heap = [entry for entry in set(self._heap) if self._valid(entry) is not None]
+            heapq.heapify(self._heap)
 
     def _valid(self, entry: tuple[float, int, bytes]) -> _Own | None:
         own = self._own.get(entry[2])

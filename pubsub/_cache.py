@@ -30,7 +30,7 @@ class MessageCache:
         self._gossip_windows = gossip_windows
         self._max_messages, self._max_bytes = messages, size_bytes
         self._kept: OrderedDict[bytes, _Kept] = OrderedDict()  # oldest first
-        self._windows: deque[list[bytes]] = deque([[]], maxlen=windows)  # newest first
+        self._windows: deque[dict[bytes, None]] = deque([{}], maxlen=windows)  # newest first
         self._bytes = 0
 
     def put(self, message_id: bytes, topic: str, encoded: bytes) -> None:
@@ -38,7 +38,7 @@ class MessageCache:
         if message_id in self._kept:
             return
         self._kept[message_id] = _Kept(topic, encoded)
-        self._windows[0].append(message_id)
+        self._windows[0][message_id] = None
         self._bytes += len(encoded)
         while len(self._kept) > self._max_messages or self._bytes > self._max_bytes:
             self._forget(next(iter(self._kept)))
@@ -60,20 +60,22 @@ class MessageCache:
             message_id
             for _, window in zip(range(self._gossip_windows), self._windows, strict=False)
             for message_id in window
-            if (kept := self._kept.get(message_id)) is not None and kept.topic == topic
+            if self._kept[message_id].topic == topic
         ]
 
     def shift(self) -> None:
         """Begin a new window; the messages of the oldest are forgotten."""
         if len(self._windows) == self._windows.maxlen:
-            for message_id in self._windows[-1]:
+            for message_id in list(self._windows[-1]):
                 self._forget(message_id)
-        self._windows.appendleft([])
+        self._windows.appendleft({})
 
     def _forget(self, message_id: bytes) -> None:
         kept = self._kept.pop(message_id, None)
         if kept is not None:
             self._bytes -= len(kept.encoded)
+            for window in self._windows:
+                window.pop(message_id, None)
 
     def __len__(self) -> int:
         return len(self._kept)

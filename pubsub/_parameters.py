@@ -38,7 +38,7 @@ class Parameters:
             heartbeat. Each takes some microseconds, however few bytes it has. Beyond it, gossip of
             the peer is not heard and the flood is held against it.
         max_ihave_ids: identifiers announced to, and asked of, one peer in one heartbeat.
-        max_ihave_messages: announcements heard from one peer in one heartbeat.
+        max_ihave_messages: RPCs with announcements heard from one peer in one heartbeat.
         max_idontwant_ids: identifiers one peer may decline in one heartbeat.
         idontwant_bytes: size from which a duplicate costs more than declining it.
         opportunistic_heartbeats: how often a poor mesh is offered two better peers.

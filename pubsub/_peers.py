@@ -43,7 +43,7 @@ class Peer:
         id_form: how it spells message names.
         unwanted: messages it declined, until when.
         items_heard: what it said in this heartbeat, counted (`Rpc.items`).
-        ihave_heard: announcements in this heartbeat.
+        ihave_heard: RPCs with announcements in this heartbeat.
         ids_asked: identifiers we asked it for in this heartbeat.
         ids_declined: identifiers it declined in this heartbeat.
         welcomed: topics it was told the recent messages of in this heartbeat.

@@ -235,3 +235,13 @@ def test_adding_a_key_again_changes_nothing() -> None:
     for each in (*keys, *keys):
         schedule.add(each, now=0.0)
     assert len(schedule.due(0.0, 100)) == 5
+
+
+def test_a_key_that_comes_and_goes_leaves_nothing_in_the_schedule() -> None:
+    schedule = ProvideSchedule()
+    for number in range(2000):
+        schedule.add(b"key", now=float(number))
+        schedule.start([b"key"])
+        schedule.announced(b"key", now=float(number))
+        schedule.remove(b"key")
+    assert len(schedule._heap) <= 200

@@ -79,3 +79,12 @@ def test_the_oldest_identifiers_go_when_there_are_too_many() -> None:
         seen.add(b"%d" % number, 0)
     assert [b"%d" % number in seen for number in range(5)] == [False, False, True, True, True]
     assert len(seen) == 3
+
+
+def test_a_flood_within_one_heartbeat_leaves_no_names_behind() -> None:
+    cache = MessageCache(windows=5, gossip_windows=3, messages=10, size_bytes=1 << 20)
+    for number in range(1000):
+        cache.put(b"%d" % number, "topic", b"x")
+    assert len(cache) == 10
+    assert sum(len(window) for window in cache._windows) == 10
+    assert len(cache.recent_ids("topic")) == 10
