@@ -7,8 +7,8 @@ name the parts that do, in the order in which the data flows:
     share   models cuts the file > content hashes it > the store keeps the index > the DHT is told
     get     ticket or CID > peers from the ticket and the DHT > exchange fetches > the DHT is told
 
-Every method that waits takes `timeout` in seconds (DeadlineExceeded) and may be cancelled: a share
-then is not shared, and a get leaves a part file that the next get of the same object resumes.
+Share, get, verify and ping take `timeout` in seconds (DeadlineExceeded). All may be cancelled: a
+share then is not shared, and a get leaves a part file that the next get of the same object resumes.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from lattica._swarm import Swarms
 from lattica.cid import CID, HashFunction
 from lattica.content import NoProvider, ObjectState, Store, build_in_thread, open_exchange
 from lattica.dht import open_dht
-from lattica.errors import DeadlineExceeded, LatticaError, NotFound
+from lattica.errors import DeadlineExceeded, InvalidInput, LatticaError, NotFound
 from lattica.identity import Identity, PeerId
 from lattica.models import cut_file
 from lattica.pubsub import open_pubsub
@@ -382,9 +382,12 @@ class AsyncNode:
             raise ObjectNotHere(f"this node does not hold {cid}", cid=cid)
         with _deadline(timeout, f"verify {cid}", cid):
             count = reporter(progress, Phase.VERIFY, stored.size)
-            report = await trio.to_thread.run_sync(
-                self.store.verify, cid, lambda size: trio.from_thread.run_sync(count, size)
-            )
+
+            def checked(size: int) -> None:
+                trio.from_thread.check_cancelled()
+                trio.from_thread.run_sync(count, size)
+
+            report = await trio.to_thread.run_sync(self.store.verify, cid, checked)
         if report.damaged_count:
             self.dht.stop_providing(cid.multihash)
         damaged = tuple(
@@ -503,6 +506,8 @@ def _deadline(
     cid: CID | None = None,
     last_news: Callable[[], str] = lambda: "",
 ) -> Iterator[None]:
+    if seconds is not None and not seconds >= 0:
+        raise InvalidInput(f"a timeout of {seconds} seconds, expected 0 or more")
     with trio.move_on_after(float("inf") if seconds is None else seconds) as scope:
         yield
     if scope.cancelled_caught:

@@ -104,7 +104,7 @@ class Fetch:
         stored = await trio.to_thread.run_sync(self._store.object, self.root)
         complete = stored is not None and stored.state is ObjectState.COMPLETE
         if stored is not None and complete and stored.path == self._destination:
-            report = await trio.to_thread.run_sync(self._store.verify, self.root)
+            report = await trio.to_thread.run_sync(self._store.verify, self.root, _check_cancelled)
             if not report.damaged_count:
                 return stored
         try:
