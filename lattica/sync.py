@@ -224,22 +224,20 @@ class Node:
         done = trio.Event()
 
         async def hold(node: AsyncNode) -> None:
-            try:
-                async with node.subscribe(topic) as subscription:
-                    opened.put(subscription)
-                    await done.wait()
-            finally:
-                opened.put(None)  # whoever still waits for it learns that it has failed
+            async with node.subscribe(topic) as subscription:
+                opened.put(subscription)
+                await done.wait()
 
         calls = self._running()
-        held = _Call(hold)
+        # Settled without a subscription, even without having begun: whoever waits learns of it.
+        held = _Call(hold, on_settled=lambda: opened.put(None))
         calls.begin(held)
         subscription = opened.get()
         try:
             if subscription is not None:
                 yield self._messages(subscription)
         finally:
-            self._now(lambda _node: done.set())
+            calls._soon(done.set)  # where the node has stopped, so has the subscription
             held.wait()
 
     def _messages(self, subscription: Subscription) -> Iterator[Message]:
@@ -277,8 +275,12 @@ class _Call(Generic[_T]):
     and a Future's locks, taken in Python code, could then stay locked.
     """
 
-    def __init__(self, function: Callable[[AsyncNode], Awaitable[_T]]) -> None:
-        self.function = function
+    def __init__(
+        self,
+        function: Callable[[AsyncNode], Awaitable[_T]],
+        on_settled: Callable[[], object] = lambda: None,
+    ) -> None:
+        self.function, self._on_settled = function, on_settled
         self.scope = trio.CancelScope()
         self.begun = self.given_up = False
         self._done: SimpleQueue[None] = SimpleQueue()
@@ -297,6 +299,7 @@ class _Call(Generic[_T]):
     def settle(self) -> None:
         """Let `wait` return."""
         self._done.put(None)
+        self._on_settled()
 
     def wait(self) -> _T:
         """Wait until the call is settled, and return or raise what came of it."""

@@ -138,7 +138,16 @@ def test_the_end_of_the_block_ends_calls_that_wait(tmp_path: Path) -> None:
     assert len(outcome) == 1
 
 
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Ctrl-C as in a terminal: what a shell starts in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_cancels_the_call_in_the_node(tmp_path: Path) -> None:
     begun, cancelled = threading.Event(), threading.Event()
 
@@ -165,3 +174,20 @@ def test_ctrl_c_cancels_the_call_in_the_node(tmp_path: Path) -> None:
         assert cancelled.is_set()
         thread.join()
         assert node.peers() == []
+
+
+def test_a_subscription_to_a_node_that_stops_does_not_wait_for_ever(
+    pair: tuple[lattica.Node, lattica.Node],
+) -> None:
+    pair[0]._running().stop()  # what is begun from now on is settled without being carried out
+    with pytest.raises(NodeClosed), pair[0].subscribe("rounds"):
+        pytest.fail("it is not subscribed")
+
+
+@pytest.mark.parametrize("timeout", [-1.0, float("nan")])
+def test_a_senseless_timeout_is_wrong_input(
+    pair: tuple[lattica.Node, lattica.Node], tmp_path: Path, timeout: float
+) -> None:
+    (tmp_path / "file").write_bytes(b"x")
+    with pytest.raises(InvalidInput, match="timeout"):
+        pair[0].share(tmp_path / "file", timeout=timeout)
