@@ -172,8 +172,6 @@ def resolve(
             continue
         if name not in KEYS:
             raise ConfigError(f"unknown setting {name!r}{_suggest(name, KEYS)}")
-        if isinstance(value, tuple) and not value:
-            continue  # a repeatable flag that was never given
         origin = f"--{'no-' if value is False else ''}{name}"
         found[name] = Setting(_checked(KEYS[name], value, origin), origin)
     return Config(home, home_origin, found)

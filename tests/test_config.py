@@ -67,8 +67,8 @@ def test_a_wrong_variable_is_named() -> None:
         settle(environment={"LATTICA_MDNS": "maybe"})
 
 
-def test_an_empty_variable_or_flag_sets_nothing() -> None:
-    config = settle(environment={"LATTICA_LOG": " "}, flags={"listen": (), "mdns": None})
+def test_an_empty_variable_or_a_flag_not_given_sets_nothing() -> None:
+    config = settle(environment={"LATTICA_LOG": " "}, flags={"listen": None, "mdns": None})
     assert {setting.origin for setting in config.settings.values()} == {"default"}
 
 
@@ -111,3 +111,8 @@ def test_any_file_is_settings_or_a_config_error(data: bytes) -> None:
 
 def test_log_levels_may_differ_by_layer() -> None:
     assert parse_log("info, transport=DEBUG") == {"": "info", "transport": "debug"}
+
+
+def test_an_empty_list_from_a_program_overrides_the_environment() -> None:
+    settings = settle(environment={"LATTICA_BOOTSTRAP": "/a"}, flags={"bootstrap": ()})
+    assert settings.texts("bootstrap") == ()

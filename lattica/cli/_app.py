@@ -114,8 +114,9 @@ def _session(
     if as_json and lines:
         raise typer.BadParameter("--json and --json-lines exclude each other")
     face = Face.JSON if as_json else Face.JSON_LINES if lines else Face.TEXT
-    given = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in flags.items()
+    given = {  # an empty list: a repeatable flag that was never given
+        name: (tuple(value) or None) if isinstance(value, list) else value
+        for name, value in flags.items()
     }
     return open_session(home=home, verbose=verbose, face=face, quiet=quiet, flags=given)
 

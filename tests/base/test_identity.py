@@ -157,3 +157,8 @@ def test_an_identity_neither_shows_nor_copies_its_secret() -> None:
         pickle.dumps(identity)
     with pytest.raises(TypeError, match="key file"):
         copy.copy(identity)
+
+
+def test_the_folder_made_for_a_key_file_is_private(tmp_path: Path) -> None:
+    Identity.load_or_create(tmp_path / "home" / "identity.key")
+    assert (tmp_path / "home").stat().st_mode & 0o077 == 0
