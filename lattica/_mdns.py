@@ -168,6 +168,8 @@ async def _look(
         looked_at[name] = None
         # Abandoned when we close: the thread ends by itself, within the time it has to resolve.
         record = await trio.to_thread.run_sync(_resolve, service, name, abandon_on_cancel=True)
+        if not record:  # a packet may have been lost: look again when the name is heard again
+            looked_at.pop(name, None)
         await meet_soon(record)
 
 

@@ -51,7 +51,11 @@ class Swarms:
         if len(self._topics) >= MAX_SWARMS:
             raise InvalidInput(f"a node joins at most {MAX_SWARMS} swarms")
         self._topics.append(name)
-        await self._nursery.start(self._listen, name)
+        try:
+            await self._nursery.start(self._listen, name)
+        except BaseException:
+            self._topics.remove(name)
+            raise
         self._nursery.start_soon(self._repeat, name)
 
     async def announce(self, stored: StoredObject) -> None:
