@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given, settings, strategies as st
 
+from lattica.content._leaf_states import LeafStates
 from lattica.content._messages import Status
 from lattica.content._pace import PaceLimits
 from lattica.content._planner import (
@@ -383,7 +384,9 @@ def test_index_blocks_become_known_while_they_are_fetched() -> None:
     assert (ask.first, ask.count) == (0, 1)
 
 
-def test_scattered_leaves_cost_a_hostile_bitmap_nothing_twice() -> None:
+def test_scattered_leaves_cost_a_hostile_bitmap_nothing_twice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     # Every other leaf is held and verified, so the search for what is missing finds nothing; it
     # must not be done again from the start for every request.
     count = 200_000
@@ -392,8 +395,21 @@ def test_scattered_leaves_cost_a_hostile_bitmap_nothing_twice() -> None:
         planner.mark_verified(leaf, 1)
     planner.add_peer(peer_id(0), 0.0)
     planner.add_have(peer_id(0), 0, b"\1\0" * (count // 2))
-    for _ in range(10_000):
+    searched = 0
+    search = LeafStates.next_missing
+
+    def counting(states: LeafStates, start: int) -> int:
+        nonlocal searched
+        searched += 1
+        return search(states, start)
+
+    monkeypatch.setattr(LeafStates, "next_missing", counting)
+    assert planner.next_request(peer_id(0), 0.0) is None
+    once, searched = searched, 0
+    for _ in range(100):
         assert planner.next_request(peer_id(0), 0.0) is None
+    assert once > count // 4
+    assert searched <= 100
 
 
 def test_what_a_stalled_peer_owes_comes_first_again() -> None:
