@@ -149,10 +149,10 @@ async def secure_link(
         HandshakeLost: the link ended before the handshake did.
     """
     try:
-        await _send_all(link, handshake.start())
+        await send_all(link, handshake.start())
         data: bytes | memoryview = early or await _receive(link)
         while True:
-            await _send_all(link, handshake.receive(data))
+            await send_all(link, handshake.receive(data))
             if handshake.established is not None:
                 return Channel(link, handshake.established, protocol)
             data = await _receive(link)
@@ -280,7 +280,8 @@ async def _receive(link: RawLink) -> memoryview:
     return buffer[:size]
 
 
-async def _send_all(link: RawLink, data: bytes) -> None:
+async def send_all(link: RawLink, data: bytes) -> None:
+    """Send all of `data`. Cancelled, some of it may have been sent. Raises as `send_some`."""
     view = memoryview(data)
     while view:
         view = view[await link.send_some(view) :]
@@ -289,7 +290,7 @@ async def _send_all(link: RawLink, data: bytes) -> None:
 async def _say_why(link: RawLink, handshake: Handshake) -> None:
     try:
         with trio.move_on_after(_LAST_WORDS_SECONDS):
-            await _send_all(link, handshake.last_words())
+            await send_all(link, handshake.last_words())
     except (trio.BrokenResourceError, trio.ClosedResourceError):
         pass  # it does not want to know
     finally:

@@ -77,6 +77,7 @@ class Listener(Protocol):
 
         Raises:
             trio.ClosedResourceError: the listener was closed.
+            trio.BusyResourceError: nothing can be accepted for now; call again a little later.
         """
 
     def close(self) -> None:

@@ -15,7 +15,7 @@ import trio
 from lattica.errors import InvalidInput
 
 from . import noise, tls, yamux
-from ._channel import HandshakeLost
+from ._channel import HandshakeLost, send_all
 from .multistream import DialerNegotiation, ListenerNegotiation
 
 if TYPE_CHECKING:
@@ -114,13 +114,13 @@ async def _negotiate_link(
 ) -> tuple[str, bytes]:
     negotiation = DialerNegotiation(offered) if initiator else ListenerNegotiation(offered)
     if isinstance(negotiation, DialerNegotiation):
-        await _send_all(link, negotiation.start())
+        await send_all(link, negotiation.start())
     buffer = memoryview(bytearray(_BUFFER_BYTES))
     while negotiation.protocol is None:
         size = await link.receive_into(buffer)
         if not size:
             raise HandshakeLost("the peer hung up before a security protocol was agreed")
-        await _send_all(link, negotiation.receive(buffer[:size]))
+        await send_all(link, negotiation.receive(buffer[:size]))
     return negotiation.protocol, negotiation.leftover
 
 
@@ -136,9 +136,3 @@ async def _negotiate_muxer(channel: SecureChannel, *, initiator: bool) -> bytes:
         if reply:
             await channel.send([reply])
     return negotiation.leftover
-
-
-async def _send_all(link: RawLink, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[await link.send_some(view) :]

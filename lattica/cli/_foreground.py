@@ -17,6 +17,8 @@ from lattica import _requests
 from lattica._nursery import private_nursery
 from lattica.node import AsyncNode, open_node
 
+from ._session import EXIT_INTERRUPTED
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Mapping
 
@@ -24,7 +26,6 @@ if TYPE_CHECKING:
     from lattica.results import Progress
 
 _DRAIN_S = 8.0  # how long a node that is told to end waits for commands that still use it
-EXIT_INTERRUPTED = 130
 
 
 class Interrupted(Exception):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-_RED, _BOLD, _DIM, _RESET = "\033[31m", "\033[1m", "\033[2m", "\033[0m"
+_RED, _BOLD, _RESET = "\033[31m", "\033[1m", "\033[0m"
 
 
 class Face(enum.Enum):
@@ -89,10 +89,6 @@ class Output:
         for row in (columns, *rows):
             cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
             self.data("  ".join(cells).rstrip())
-
-    def dim(self, text: str) -> str:
-        """Return `text`, for stderr, less prominent where that can be shown."""
-        return f"{_DIM}{text}{_RESET}" if self.colour else text
 
     @staticmethod
     def _write(stream: TextIO, line: str) -> None:

@@ -94,7 +94,7 @@ class Download:
         if (part := self._parts.get(path)) is not None:
             return part
         target = self._target(path)
-        with _storage_errors(target):
+        with storage_errors(target):
             self._make_parents(path)
             descriptor = os.open(target, PART_FLAGS | os.O_CREAT, 0o666)
             try:
@@ -117,7 +117,7 @@ class Download:
         target = self._target(path)
         if os.path.lexists(self.destination):  # told before anything is fetched, not after
             raise DestinationTaken(f"{self.destination} exists, and a directory replaces nothing")
-        with _storage_errors(target):
+        with storage_errors(target):
             self._make_parents(path)
             _make_directory(target)
             self._note_inode()
@@ -136,7 +136,7 @@ class Download:
             raise InvalidInput(f"{self.root} is not complete", cid=self.root)
         for part in self._parts.values():
             part.sync()
-        with _storage_errors(self.destination):
+        with storage_errors(self.destination):
             for directory in {part.path.parent for part in self._parts.values()}:
                 sync_directory(directory)
             with self._index.writing() as transaction:
@@ -278,7 +278,7 @@ def adopt(index: Index, row: DownloadRow, name: str | None) -> StoredObject:
 
 def discard(index: Index, row: DownloadRow) -> None:
     """Delete what a download wrote, then its rows, and its object if nothing else wants that."""
-    with _storage_errors(row.part_path):
+    with storage_errors(row.part_path):
         if row.part_path.is_dir() and not row.part_path.is_symlink():
             shutil.rmtree(row.part_path)
         else:
@@ -320,7 +320,8 @@ def _check_room(descriptor: int, path: Path, size: int) -> None:
 
 
 @contextmanager
-def _storage_errors(path: Path) -> Iterator[None]:
+def storage_errors(path: Path) -> Iterator[None]:
+    """What the system refuses in this block is a StorageError about `path`."""
     try:
         yield
     except OSError as error:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from lattica.cid import CID, read_multihash
-from lattica.codec._canonical import Value, pack, unpack
+from lattica.codec import Value, pack, unpack
 from lattica.errors import CodecError
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class Status(enum.IntEnum):
     REFUSED = 3  # not for you
     BUSY = 4  # not now: ask again later
     UNKNOWN = 5  # the kind of request is not known here
-    TOO_LARGE = 6  # over the fetcher's own limit
+    TOO_LARGE = 6  # a block over the fetcher's limit, or a file of more leaves than are numbered
     CANCELLED = 7  # as the fetcher asked
     FAILED = 8  # a fault on the provider's side
 

@@ -30,7 +30,7 @@ from lattica.errors import InvalidInput, NotFound
 
 from ._adding import copy_file, join_sources, label_file, put_source
 from ._build import Built, BuiltFile, Kind, Progress, Segments, build
-from ._download import Download, discard, part_path, recover
+from ._download import Download, discard, part_path, recover, storage_errors
 from ._index import Index
 from ._reading import BlockBatch as BlockBatch, Reader
 from ._rows import DownloadRow
@@ -156,7 +156,7 @@ class Store:
         """
         path = self._new_file()
         with self._upkeep:
-            with _storage_errors(path), _removed_on_failure(path):
+            with storage_errors(path), _removed_on_failure(path):
                 with path.open("xb") as file:
                     file.write(data)
                     file.flush()
@@ -345,7 +345,7 @@ class Store:
         if not copy:
             return put_source(self._index, file, file.path, owned=False)
         path = self._new_file()
-        with _storage_errors(path), _removed_on_failure(path):
+        with storage_errors(path), _removed_on_failure(path):
             copy_file(file, path)
             return put_source(self._index, file, path, owned=True)
 
@@ -431,14 +431,6 @@ def _described(built: Built, name: str, pinned: bool) -> StoredObject:
 
 def _full_bitmap(count: int) -> bytes:
     return b"\xff" * (count // 8) + bytes([(1 << count % 8) - 1] if count % 8 else [])
-
-
-@contextmanager
-def _storage_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise StorageError(f"cannot write {path}: {error.strerror}") from error
 
 
 @contextmanager
