@@ -27,6 +27,7 @@ from multiaddr import Multiaddr as TheirMultiaddr
 from lattica.errors import LatticaError
 from lattica.identity import PeerId
 
+from .connection import MessageTooLong
 from .multiaddr import AddressCodecError, Multiaddr
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from lattica.identity import Identity
 
     from .connection import Connection, Stream
+
+MAX_WHOLE_BYTES = 16 << 20  # of a stream that is read to its end, however long the peer sends
 
 _log = logging.getLogger(__name__)
 OUR_ERRORS = (LatticaError, trio.BrokenResourceError, trio.ClosedResourceError)
@@ -66,15 +69,22 @@ class MeshStream(INetStream):  # type: ignore[misc]  # its base is not typed her
         self._protocol = protocol_id
 
     async def read(self, n: int | None = None) -> bytes:
-        """Return at most `n` bytes, as soon as there are some; without `n` all up to the end."""
+        """Return at most `n` bytes, as soon as there are some; without `n` all up to the end.
+
+        A peer that sends more than `MAX_WHOLE_BYTES` before its end is reset.
+        """
         with _their_stream_errors():
             if n is not None and n >= 0:
                 data = await self.stream.receive_some(n) if n else b""
                 if n and not data:
                     raise StreamEOF
                 return data
-            pieces = []
+            pieces, size = [], 0
             while piece := await self.stream.receive_some():
+                size += len(piece)
+                if size > MAX_WHOLE_BYTES:
+                    self.stream.reset()
+                    raise MessageTooLong(size, MAX_WHOLE_BYTES, self.stream.peer)
                 pieces.append(piece)
         if not pieces:
             raise StreamEOF

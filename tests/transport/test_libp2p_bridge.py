@@ -272,3 +272,29 @@ async def test_a_relayed_connection_is_one_of_the_mesh(libp2p: Any) -> None:
         assert len(mesh.connections()) == 2
         await bob.disconnect(alice.get_id())
         assert len(mesh.connections()) == 1
+
+
+async def test_a_stream_read_to_its_end_is_bounded(
+    libp2p: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from libp2p.network.stream.exceptions import StreamReset
+
+    from lattica.transport import _libp2p_parts
+
+    monkeypatch.setattr(_libp2p_parts, "MAX_WHOLE_BYTES", 1000)
+    outcome: list[Exception] = []
+    async with bridged(0) as (_, alice), bridged(1) as (_, bob):
+
+        async def read_all(stream: Any) -> None:
+            try:
+                await stream.read()
+            except StreamReset as error:
+                outcome.append(error)
+
+        alice.set_stream_handler("/whole/1", read_all)
+        await bob.connect(info(alice))
+        stream = await bob.new_stream(alice.get_id(), ["/whole/1"])
+        await stream.write(bytes(5000))
+        with pytest.raises(StreamReset):
+            await stream.read(1)
+    assert len(outcome) == 1
