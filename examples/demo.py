@@ -72,14 +72,15 @@ class Steps:
     """Prints progress, a line for each fifth that is verified."""
 
     def __init__(self) -> None:
-        self._next = 0.2
+        self._fifths = 0
 
     def __call__(self, report: dict[str, Any]) -> None:
         """Take a progress report of the getter."""
         done, total = report["done_bytes"], report["total_bytes"]
-        while total and done >= self._next * total:
+        fifths = 5 * done // total if total else 0
+        if fifths > self._fifths:
             say(f"   verified {done / 1e6:.0f} of {total / 1e6:.0f} MB")
-            self._next = done // (total / 5) / 5 + 0.2
+            self._fifths = fifths
 
 
 def say(text: str) -> None:
