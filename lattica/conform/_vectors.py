@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from lattica.errors import InvalidInput, LatticaError
 
-from . import _readers, _readers_content, _readers_links
+from . import _readers, _readers_content, _readers_delta, _readers_links
 from ._outcome import Failure, Outcome, Verdict
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ FORMAT = "lattica-vectors/1"
 READERS: dict[str, Reader] = {
     **_readers.READERS,
     **_readers_content.READERS,
+    **_readers_delta.READERS,
     **_readers_links.READERS,
 }
 _INVALID = "invalid"

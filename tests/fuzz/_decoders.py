@@ -24,6 +24,7 @@ from lattica.dht import _messages as kad
 from lattica.errors import CodecError, InvalidInput
 from lattica.identity import Identity, PeerId, PublicKey
 from lattica.models import header_size, parse_header
+from lattica.models._delta_codec import DeltaCodec, decode_block
 from lattica.pubsub import _messages as gossip
 from lattica.ticket import Ticket, _read_body
 from lattica.transport import Limits, Multiaddr
@@ -258,6 +259,25 @@ def _safetensors() -> list[bytes]:
     return vectors("safetensors-cut", "header")
 
 
+def _delta_blocks() -> list[bytes]:
+    """Blocks, each after its codec, its width and what it gives divided by 8."""
+    cases = json.loads((VECTORS / "delta.json").read_text())["cases"]
+    return [
+        bytes([case["codec"], case["width"], case["length"] // 8]) + bytes.fromhex(case["block"])
+        for case in cases
+        if case["kind"] == "block"
+    ]
+
+
+def _decode_delta_block(data: bytes) -> None:
+    head = data[:3].ljust(3, b"\0")
+    width = (1, 2, 4, 8)[head[1] % 4]
+    size = 8 * head[2]
+    codec = DeltaCodec(head[0] % len(DeltaCodec))
+    base, out = memoryview(bytes(size)), memoryview(bytearray(size))
+    decode_block(codec, memoryview(data)[3:], base, out, width)
+
+
 def _parse_safetensors(data: bytes) -> None:
     size = header_size(data[:8], FILE_SIZE)
     parse_header(data[:size], FILE_SIZE)
@@ -308,5 +328,6 @@ DECODERS = {
     ),
     "exchange-answer": Decoder(_answers, _decode_answers),
     "safetensors": Decoder(_safetensors, _parse_safetensors),
+    "delta-block": Decoder(_delta_blocks, _decode_delta_block),
     "control": Decoder(_control_lines, decode_control_request),
 }
