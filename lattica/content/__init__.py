@@ -39,6 +39,11 @@ from ._events import (
     SourcesChanged as SourcesChanged,
 )
 from ._part import PartFile as PartFile
+from ._ranges import (
+    NotInObject as NotInObject,
+    ObjectReader as ObjectReader,
+    RangeOutside as RangeOutside,
+)
 from ._reading import BlockBatch as BlockBatch
 from ._traffic import (
     ExchangeLimits as ExchangeLimits,

@@ -123,18 +123,25 @@ class LeafMismatch(IntegrityError):
     """A provider sent a leaf or an index block that does not hash to what was asked for.
 
     Attributes:
-        leaf: its number in the object (or in the order in which the index became known).
+        leaf: its number in the object (or in the order in which the index became known); -1
+            where a read knows its offset only.
         offset: of its first byte in its file.
         path: of that file in the object; "" when the object is the file, or for an index block.
     """
 
     def __init__(
-        self, *, cid: CID, leaf: int, offset: int, path: str, peer: PeerId, index: bool = False
+        self,
+        *,
+        cid: CID,
+        leaf: int,
+        offset: int,
+        path: str,
+        peer: PeerId,
+        index: bool = False,
     ) -> None:
+        number = f"leaf {leaf}" if leaf >= 0 else "a leaf"
         what = (
-            "index block"
-            if index
-            else f"leaf {leaf} (offset {offset}{' in ' + path if path else ''})"
+            "index block" if index else f"{number} (offset {offset}{' in ' + path if path else ''})"
         )
         super().__init__(f"{what} of {cid} from {peer} does not match its hash", peer=peer, cid=cid)
         self.leaf, self.offset, self.path = leaf, offset, path

@@ -72,15 +72,24 @@ class Providers:
     Attributes:
         root: what is fetched.
         stage: what they are asked for now; None while nothing is.
+        watch: whether they are asked to say what they hold; else they are taken to hold everything
+            until they refuse something.
         ids: of all requests on all streams.
         lies: what did not match its hash, the first hundred.
         failure: why the fetch cannot go on, if so.
     """
 
     def __init__(
-        self, mesh: Mesh, root: CID, keeper: Keeper, limits: ExchangeLimits, patience: float
+        self,
+        mesh: Mesh,
+        root: CID,
+        keeper: Keeper,
+        limits: ExchangeLimits,
+        patience: float,
+        *,
+        watch: bool = True,
     ) -> None:
-        self.root = root
+        self.root, self.watch = root, watch
         self.ids: Iterator[int] = itertools.count(1)
         self.lies: list[LeafMismatch] = []
         self.failure: LatticaError | None = None

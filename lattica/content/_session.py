@@ -81,6 +81,7 @@ class Side(Protocol):
 
     root: CID
     stage: Stage | None
+    watch: bool
     ids: Iterator[int]
 
     @property
@@ -112,7 +113,7 @@ class Session:
     """
 
     def __init__(self, stream: Stream, side: Side) -> None:
-        self.peer, self.partial = stream.peer, True
+        self.peer, self.partial = stream.peer, side.watch
         self._stream, self._side = stream, side
         self._decoder = AnswerDecoder(self._place)
         self._pending: deque[tuple[Stage, Ask]] = deque()  # asked for, in order; not ended
@@ -175,7 +176,8 @@ class Session:
     async def _send_requests(self) -> None:
         have = HaveRequest(self._have_id, self._side.root, push=True)
         try:
-            await self._stream.send_message(encode_request(have))
+            if self._side.watch:
+                await self._stream.send_message(encode_request(have))
             while True:
                 self._bell = trio.Event()
                 while (message := self._next_message()) is not None:

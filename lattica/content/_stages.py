@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from .store import Store
 
 MAX_LEAVES = 1 << 22  # of one object; some 50 bytes each: 1 TiB in leaves of 256 KiB
-_INDEX_ESTIMATE = 52_000  # bytes of a full index block: what one is planned as
+INDEX_ESTIMATE = 52_000  # bytes of a full index block: what one is planned as
 _MAX_WANTED = 64  # index blocks that are asked for at the same time
 _MAX_WALKERS = 32  # files whose index is walked at the same time
 
@@ -99,7 +99,7 @@ class IndexStage:
     def __init__(self, root: CID, store: Store, download: Download, ids: Iterator[int]) -> None:
         """Start at `root`. Raises InvalidInput when it cannot name content."""
         self.root = root
-        self.planner = Planner(0, lambda _: _INDEX_ESTIMATE, ids=ids)
+        self.planner = Planner(0, lambda _: INDEX_ESTIMATE, ids=ids)
         self.files: list[TreeFile] = []
         self.tables: list[LeafTable] = []
         self.is_content = root.codec == Codec.RAW

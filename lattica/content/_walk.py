@@ -71,22 +71,29 @@ class Walker:
     """
 
     def __init__(
-        self, root: CID, *, size: int | None = None, start: int = 0, stop: int | None = None
+        self,
+        root: CID,
+        *,
+        size: int | None = None,
+        start: int = 0,
+        stop: int | None = None,
+        known: OrderedDict[CID, FileNode] | None = None,
     ) -> None:
         """Walk bytes `start` to `stop` (the end, by default) of `root`.
 
         `size` is what the parent (a directory) declares, where there is one: it is checked. A raw
-        `root` is its own leaf: its size must be given here, or its bytes to `receive`.
+        `root` is its own leaf: its size must be given here, or its bytes to `receive`. In `known`
+        are index blocks of earlier walks, which are not needed again; those of this one join them.
 
         Raises:
             InvalidInput: `root` cannot be a file, or its hash is one that we do not compute.
         """
-        _check_root(root)
+        check_root(root)
         self.root, self.size = root, size
         self._start, self._stop = start, stop
         link = Link(root, _UNKNOWN if size is None else size, _UNKNOWN)
         self._steps = [_Step(link, root, 0, 0)]  # a stack: what comes next is last
-        self._known: OrderedDict[CID, FileNode] = OrderedDict()  # oldest first
+        self._known = OrderedDict() if known is None else known  # oldest first
         self._wanted: dict[CID, _Step] = {}
         self._count = 0  # leaves given out
 
@@ -221,7 +228,7 @@ class Tree:
 
     def __init__(self, root: CID) -> None:
         """Start at `root`. Raises InvalidInput as `Walker` does."""
-        _check_root(root)
+        check_root(root)
         self.root = root
         self.inline: bytes | None = None
         self.is_directory = False
@@ -326,7 +333,8 @@ def check_tree_depth(directory: str) -> None:
         raise TreeTooLarge(f"directories nested {MAX_TREE_DEPTH} deep or more")
 
 
-def _check_root(root: CID) -> None:
+def check_root(root: CID) -> None:
+    """Refuse a CID that cannot name a file or directory. Raises InvalidInput."""
     if root.codec not in (Codec.RAW, Codec.DAG_PB):
         raise InvalidInput(f"{root} is no file or directory: its codec is 0x{root.codec:x}")
     _ = root.hash_function  # raises for a hash that we cannot check

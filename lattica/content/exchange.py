@@ -17,16 +17,19 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from lattica._nursery import private_nursery
 from lattica.cid import CID, Codec
 from lattica.errors import InvalidInput
 
+from ._blocks import Blocks
 from ._dag import LeafTable
 from ._messages import HEAD_SIZE, PROTOCOL, Status, unpack_bitmap
+from ._ranges import open_object
 from ._serve import Conversation, TooManyStreams, converse
 from ._traffic import ExchangeLimits, ExchangeStats
 from ._unixfs import DagError
 from ._values import ObjectState
-from ._walk import Walker
+from ._walk import Walker, check_root
 from .fetch import Fetch
 
 if TYPE_CHECKING:
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
 
     from ._build import Segments
     from ._events import Fetched, FetchEvent
+    from ._ranges import ObjectReader
     from ._reading import BlockBatch
     from ._serve import Gains
     from .store import Store
@@ -120,6 +124,53 @@ class Exchange:
         finally:
             if first is fetch:
                 del self._fetches[root]
+
+    @asynccontextmanager
+    async def open(
+        self,
+        root: CID,
+        *,
+        path: str = "",
+        providers: Iterable[PeerInfo] = (),
+        more: AsyncIterable[PeerInfo] | None = None,
+        patience: float = 30.0,
+        cache_bytes: int = 32 << 20,
+    ) -> AsyncIterator[ObjectReader]:
+        """Read parts of an object while the block lasts, verified, from here or from peers.
+
+        Nothing is kept on disk. Peers are asked for what is not here only, and stay connected until
+        the block ends.
+
+        Args:
+            root: a file or a directory.
+            path: which file of a directory; "" is the object itself.
+            providers: peers to ask first.
+            more: where further ones come from; iterated over when the first block is missing, and
+                again after a read has found nobody to help.
+            patience: seconds without anyone to ask before a read gives up.
+            cache_bytes: of blocks that are remembered between reads.
+
+        Raises:
+            NotInObject: nothing is at `path`.
+            InvalidInput: `root` cannot name content.
+            NoProvider, ProvidersLost, IntegrityError, SourceChanged, FetchStalled: as `fetch`.
+        """
+        check_root(root)
+        blocks = Blocks(
+            self._mesh,
+            self._store,
+            root,
+            providers=providers,
+            more=more,
+            limits=self.limits,
+            stats=self.stats,
+            patience=patience,
+            cache_bytes=cache_bytes,
+        )
+        async with private_nursery() as nursery:
+            nursery.start_soon(blocks.run)
+            yield await open_object(blocks, root, path)
+            nursery.cancel_scope.cancel()
 
 
 class _StoreLibrary:
