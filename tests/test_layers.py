@@ -41,7 +41,16 @@ NODE = {
 }
 RANK = {part: rank for rank, row in enumerate(ROWS) for part in row}
 FRONT_DOOR = "__init__"
-BANNED_MODULES = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib", "torch"}
+BANNED_MODULES = {
+    "pickle",
+    "_pickle",
+    "marshal",
+    "shelve",
+    "dill",
+    "cloudpickle",
+    "joblib",
+    "torch",
+}
 BANNED_CALLS = {"eval", "exec", "compile", "__import__"}
 
 
@@ -103,6 +112,8 @@ def test_nothing_turns_bytes_into_code(module: str) -> None:
     for node in ast.walk(ast.parse(path.read_text())):
         if not isinstance(node, ast.Call):
             continue
+        keywords = {keyword.arg for keyword in node.keywords}
+        assert "allow_pickle" not in keywords, f"{module}:{node.lineno} allow_pickle"
         if isinstance(node.func, ast.Name):
             assert node.func.id not in BANNED_CALLS, f"{module}:{node.lineno} {node.func.id}()"
         if isinstance(node.func, ast.Attribute) and isinstance(node.func.value, ast.Name):

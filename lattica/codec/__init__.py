@@ -1,3 +1,17 @@
-"""Values as bytes: canonical msgpack."""
+"""Values as bytes: canonical msgpack, and tensors beside it."""
 
 from ._canonical import Value as Value, pack as pack, unpack as unpack
+from ._dtypes import (
+    WIDTHS as WIDTHS,
+    UnsupportedDType as UnsupportedDType,
+    dtype_name as dtype_name,
+    numpy_dtype as numpy_dtype,
+)
+from ._pickles import looks_like_pickle as looks_like_pickle
+from ._tensors import Buffer as Buffer, Receiver as Receiver, decode as decode, encode as encode
+from ._views import (
+    TensorBytes as TensorBytes,
+    array_view as array_view,
+    tensor_bytes as tensor_bytes,
+    writable_view as writable_view,
+)

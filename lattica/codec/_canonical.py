@@ -13,6 +13,8 @@ import msgpack
 
 from lattica.errors import CodecError
 
+from ._pickles import PICKLE, looks_like_pickle
+
 MAX_DEPTH = 32
 _PLAIN = {bytes, str, int}  # what needs no look: most of what long lists hold
 Value = None | bool | int | float | str | bytes | list["Value"] | dict[str, "Value"]
@@ -57,6 +59,8 @@ def unpack(
     except CodecError:
         raise
     except (ValueError, TypeError, msgpack.UnpackException, RecursionError) as error:
+        if looks_like_pickle(data):
+            raise CodecError(PICKLE) from None
         raise CodecError(f"not msgpack: {error or type(error).__name__}") from None
     # Encoding what was read and comparing catches every other spelling at once: long forms,
     # unsorted or doubled keys, float32.

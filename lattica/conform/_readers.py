@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from lattica import _announce
+from lattica import _announce, codec
 from lattica.cid import CID
 from lattica.codec import _canonical
 from lattica.content import _messages as exchange
@@ -65,6 +65,29 @@ def read_canonical(case: Case) -> object:
     value = _canonical.unpack(wire, max_size=len(wire))
     expect("the value, written again,", _canonical.pack(value), wire)
     return {"bytes": value.hex()} if isinstance(value, bytes) else {"value": value}
+
+
+def read_tensors(case: Case) -> object:
+    """Values with tensors (codec.md §4), whole and as they come from a stream."""
+    wire = wire_of(case)
+    value = codec.decode(wire)
+    expect("the message, written again,", b"".join(codec.encode(value)), wire)
+    receiver, position = codec.Receiver(max_size=len(wire)), 0
+    while (place := receiver.wanted()) is not None:
+        place[:] = wire[position : position + place.nbytes]
+        position += place.nbytes
+    expect("the value, from a stream,", b"".join(codec.encode(receiver.value())), wire)
+    for dtype, shape, path, data in case["tensors"]:
+        found = value
+        for step in path:
+            found = found[step]
+        if dtype in ("BYTES", "BUFFER"):
+            expect("the bytes", (bytes(found).hex(), [len(found)]), (data, shape))
+            continue
+        read = codec.tensor_bytes(found)
+        expect("the tensor", read and (read.dtype, list(read.shape)), (dtype, shape))
+        expect("its elements", read and read.data.hex(), data)
+    return "valid"
 
 
 def read_ticket(case: Case) -> object:
@@ -213,5 +236,6 @@ READERS: dict[str, Callable[[Case], object]] = {
     "exchange": read_exchange,
     "gossip-messages": read_gossip,
     "identifiers": read_identifier,
+    "tensor-messages": read_tensors,
     "ticket": read_ticket,
 }

@@ -97,6 +97,16 @@ def _verify_key(data: bytes) -> None:
     PublicKey.from_protobuf(data).verify(b"message", bytes(64))
 
 
+def _tensors(data: bytes) -> None:
+    codec.decode(data)
+    receiver, left = codec.Receiver(max_size=1 << 16), memoryview(data)
+    while (place := receiver.wanted()) is not None:
+        if place.nbytes > left.nbytes:
+            return
+        place[:], left = left[: place.nbytes], left[place.nbytes :]
+    receiver.value()
+
+
 def _ticket_bodies() -> list[bytes]:
     bodies = []
     for text in texts("ticket"):
@@ -299,6 +309,7 @@ DECODERS = {
     "msgpack": Decoder(
         lambda: vectors("canonical-msgpack"), lambda data: codec.unpack(data, max_size=1 << 16)
     ),
+    "tensors": Decoder(lambda: vectors("tensor-messages"), _tensors),
     "multiaddr": Decoder(lambda: [bytes(a) for a in ADDRESSES], Multiaddr.from_bytes),
     "multiaddr-text": Decoder(
         lambda: [str(a).encode() for a in ADDRESSES], lambda data: Multiaddr.parse(_text(data))
