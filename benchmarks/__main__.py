@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import argparse
 
-from . import connect, fetch, memory, stream
+from . import connect, delta, fetch, memory, stream
 
-BENCHMARKS = {"stream": stream, "fetch": fetch, "connect": connect, "memory": memory}
+BENCHMARKS = {
+    "stream": stream,
+    "fetch": fetch,
+    "connect": connect,
+    "memory": memory,
+    "delta": delta,
+}
 
 
 def main() -> None:

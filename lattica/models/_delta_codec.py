@@ -40,7 +40,8 @@ if TYPE_CHECKING:
 PAYLOAD_HEAD = struct.Struct("<BB")  # codec, element width in bytes
 LENGTH = struct.Struct("<I")  # of a block or a plane, and the number of changes
 WIDTHS = (1, 2, 4, 8)
-_LEVEL = 3
+_LEVEL = 1  # what is left after the planes is mostly noise, which no level makes smaller
+_DENSE = 3  # where more than a third of the elements changed, saying which costs more than 0 moves
 _SAMPLE_BYTES = 64 << 10  # of each stretch that is tried with every codec
 _SAMPLES = 4
 
@@ -75,11 +76,14 @@ def choose_codec(read_base: Read | None, read_new: Read, size: int, width: int) 
     if read_base is not None:
         candidates[:0] = [DeltaCodec.SPARSE, DeltaCodec.XOR]
     costs = dict.fromkeys(candidates, 0)
-    for offset, length in _samples(size, width):
-        new = read_new(offset, length)
-        base = read_base(offset, length) if read_base is not None else None
-        for codec in candidates:
-            costs[codec] += len(_encode_block(codec, base, new, width))
+    samples = _samples(size, width)
+    sampled = sum(length for _, length in samples)
+    for codec in candidates:
+        for offset, length in samples:
+            base = read_base(offset, length) if read_base is not None else None
+            costs[codec] += len(_encode_block(codec, base, read_new(offset, length), width))
+        if codec is DeltaCodec.SPARSE and costs[codec] < sampled // 8:
+            return codec  # few changes: nothing comes near, and trying it all would take longer
     return min(candidates, key=lambda codec: (costs[codec], codec))
 
 
@@ -168,12 +172,18 @@ def _apply_sparse(reader: _Planes, result: Array, width: int) -> None:
     if not changes:
         return
     gaps, moves = reader.array(changes, 4), reader.array(changes, width)
+    # Addition wraps, as the subtraction did: any integer can become any other.
+    moves = (moves >> 1) ^ (0 - (moves & 1))
+    if changes == len(result):
+        if gaps.any():
+            raise DeltaError("a change behind the end of its block")
+        result += moves
+        return
     places = np.cumsum(gaps, dtype=np.int64)
     places += np.arange(changes, dtype=np.int64)
     if places[-1] >= len(result):
         raise DeltaError("a change behind the end of its block")
-    # Addition wraps, as the subtraction did: any integer can become any other.
-    result[places] += (moves >> 1) ^ (0 - (moves & 1))
+    result[places] += moves
 
 
 def _encode_block(codec: DeltaCodec, base: memoryview | None, new: memoryview, width: int) -> bytes:
@@ -186,13 +196,20 @@ def _encode_block(codec: DeltaCodec, base: memoryview | None, new: memoryview, w
     before = np.frombuffer(base, _unsigned(width))
     if codec is DeltaCodec.XOR:
         return b"".join(_pack(before ^ after))
-    places = np.flatnonzero(before != after)
-    moves = after[places] - before[places]
+    changed = before != after
+    count = int(np.count_nonzero(changed))
+    if not count:
+        return LENGTH.pack(0)
+    if count > len(after) // _DENSE:  # all are listed: what did not change moves by 0
+        count, moves, gaps = len(after), after - before, None
+    else:
+        places = np.flatnonzero(changed)
+        moves = after[places] - before[places]
+        gaps = (np.diff(places, prepend=-1) - 1).astype("<u4")
     signs = moves.view(f"<i{width}") >> (8 * width - 1)
     zigzag = (moves << 1) ^ signs.view(moves.dtype)
-    gaps = np.diff(places, prepend=-1) - 1
-    head = LENGTH.pack(len(places))
-    return b"".join([head, *_pack(gaps.astype("<u4")), *_pack(zigzag)]) if len(places) else head
+    packed_gaps = _pack(gaps) if gaps is not None else [LENGTH.pack(0)] * 4
+    return b"".join([LENGTH.pack(count), *packed_gaps, *_pack(zigzag)])
 
 
 def _pack(values: Array) -> Iterator[bytes]:
@@ -200,9 +217,11 @@ def _pack(values: Array) -> Iterator[bytes]:
     np = _numpy()
     rows = values.view(np.uint8).reshape(len(values), values.itemsize)
     compressor = _compressor()
+    filled = (int(values.max()).bit_length() + 7) // 8
     for number in range(values.itemsize):
-        plane = np.ascontiguousarray(rows[:, number])
-        frame = compressor.compress(plane) if plane.any() else b""
+        frame = b""
+        if number < filled:
+            frame = compressor.compress(np.ascontiguousarray(rows[:, number]))
         yield LENGTH.pack(len(frame))
         yield frame
 
@@ -224,9 +243,13 @@ class _Planes:
     def array(self, count: int, width: int) -> Array:
         """Return the next `count` integers of `width` bytes."""
         np = _numpy()
+        planes = [self._plane(count) for _ in range(width)]
+        if not any(planes[1:]):
+            low: Array = np.frombuffer(planes[0] or bytes(count), np.uint8).astype(_unsigned(width))
+            return low
         rows = np.zeros((count, width), np.uint8)
-        for number in range(width):
-            if plane := self._plane(count):
+        for number, plane in enumerate(planes):
+            if plane:
                 rows[:, number] = np.frombuffer(plane, np.uint8)
         array: Array = rows.reshape(-1).view(_unsigned(width))
         return array

@@ -343,9 +343,11 @@ def test_codecs_are_chosen_by_what_they_cost() -> None:
     rng = np.random.default_rng(6)
     old = rng.normal(size=1 << 20).astype(np.float32)
     noise = np.frombuffer(rng.bytes(old.nbytes), np.float32)
+    flips = rng.integers(0, 16, old.shape).astype(np.uint32) * np.uint32(0x11111111)
+    flipped = old.view(np.uint32) ^ flips
     cases: list[tuple[np.ndarray[Any, Any], DeltaCodec]] = [
         (nudged(old, 0.01, 7), DeltaCodec.SPARSE),
-        (-old, DeltaCodec.XOR),
+        (flipped.view(np.float32), DeltaCodec.XOR),
         (rng.normal(size=1 << 20).astype(np.float32), DeltaCodec.PLANES),
         (noise, DeltaCodec.RAW),
     ]
