@@ -101,6 +101,20 @@ async def _get(node: AsyncNode, params: _Params, progress: ProgressCallback) -> 
     return fetched.to_json()
 
 
+async def _read(node: AsyncNode, params: _Params, _progress: ProgressCallback) -> Json:
+    read = await node.read_to(
+        params.need("ref", str),
+        params.need("offset", int),
+        params.get("length", int),
+        params.path("destination"),
+        path=params.get("path", str) or "",
+        peers=params.texts("peers"),
+        overwrite=params.get("overwrite", bool) or False,
+        timeout=params.get("timeout", float),
+    )
+    return read.to_json()
+
+
 async def _peers(node: AsyncNode, _params: _Params, _progress: ProgressCallback) -> Json:
     return [peer.to_json() for peer in node.peers()]
 
@@ -134,6 +148,7 @@ METHODS: dict[str, Method] = {
     "status": _status,
     "share": _share,
     "get": _get,
+    "read": _read,
     "peers": _peers,
     "ping": _ping,
     "ls": _ls,

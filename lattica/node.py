@@ -29,6 +29,7 @@ from lattica._home import open_home
 from lattica._listen import default_addresses, remember
 from lattica._mdns import open_mdns
 from lattica._nursery import private_nursery
+from lattica._reads import Lookup, write_range
 from lattica._reference import destination_of, read_reference, source_of
 from lattica._report import FetchReporter, reporter
 from lattica._swarm import Swarms
@@ -62,10 +63,10 @@ if TYPE_CHECKING:
     from lattica._control_server import ControlServer
     from lattica._home import Home
     from lattica.codec import Value
-    from lattica.content import Exchange, StoredObject
+    from lattica.content import Exchange, ObjectReader, StoredObject
     from lattica.dht import Dht
     from lattica.pubsub import Pubsub, Subscription
-    from lattica.results import Announcement, ProgressCallback
+    from lattica.results import Announcement, ProgressCallback, RangeRead
     from lattica.transport import Connection, Mesh, Transport
 
 logger = logging.getLogger(__name__)
@@ -349,6 +350,94 @@ class AsyncNode:
             bad_leaves=len(fetched.bad_leaves),
         )
 
+    @asynccontextmanager
+    async def open(
+        self, ref: Ticket | CID | str, path: str = "", *, peers: Sequence[Multiaddr | str] = ()
+    ) -> AsyncIterator[ObjectReader]:
+        """Read parts of an object while the block lasts: verified, from here or from peers.
+
+        Only the leaves and index blocks are fetched that a read needs; they are remembered in
+        memory, up to a bound, and nothing is written to disk.
+
+        Args:
+            ref: a ticket or a CID.
+            path: which file, when the object is a directory.
+            peers: addresses of peers to ask beside those that are found.
+
+        Raises:
+            NotInObject: nothing is at `path`.
+            NoProvider, Unreachable, IntegrityError, InvalidInput: as `get`.
+        """
+        cid, ticket = read_reference(ref)
+        known = [PeerInfo(ticket.peer, ticket.addresses)] if ticket else []
+        known += [await self._peer_at(peer) for peer in peers]
+        with self._explained():
+            async with private_nursery() as nursery:
+                report = FetchReporter(None)
+                more = Lookup(nursery, lambda sender: self._look_for_providers(cid, sender, report))
+                async with self.exchange.open(cid, path=path, providers=known, more=more) as reader:
+                    yield reader
+                nursery.cancel_scope.cancel()
+
+    async def read(
+        self,
+        ref: Ticket | CID | str,
+        offset: int,
+        length: int,
+        *,
+        path: str = "",
+        out: bytearray | memoryview | None = None,
+        peers: Sequence[Multiaddr | str] = (),
+        timeout: float | None = None,
+    ) -> bytes | memoryview:
+        """Return `length` bytes from `offset` of an object, or of the file at `path` in it.
+
+        For many reads of one object, `open` it: connections and index are then kept.
+
+        Args:
+            ref: as `open`.
+            path: as `open`.
+            peers: as `open`.
+            offset: in bytes.
+            length: in bytes; the range must lie in the file.
+            out: memory to read into instead; then a view of what was filled is returned.
+            timeout: seconds for all of it.
+
+        Raises:
+            RangeOutside: the range leaves the file.
+            Else as `open`.
+        """
+        cid, _ = read_reference(ref)
+        with _deadline(timeout, f"read {cid}", cid):
+            async with self.open(ref, path, peers=peers) as reader:
+                if out is None:
+                    return await reader.read(offset, length)
+                return await reader.read(offset, length, out=out)
+        raise AssertionError  # a deadline that was missed has raised
+
+    async def read_to(
+        self,
+        ref: Ticket | CID | str,
+        offset: int,
+        length: int | None,
+        destination: Path | str,
+        *,
+        path: str = "",
+        peers: Sequence[Multiaddr | str] = (),
+        overwrite: bool = False,
+        timeout: float | None = None,
+    ) -> RangeRead:
+        """Write a range of an object (to its end, if `length` is None) into a file; see `read`.
+
+        Raises:
+            DestinationTaken: something stands at `destination`, and `overwrite` is not set.
+        """
+        cid, _ = read_reference(ref)
+        with _deadline(timeout, f"read {cid}", cid):
+            async with self.open(ref, path, peers=peers) as reader:
+                return await write_range(reader, offset, length, destination, overwrite=overwrite)
+        raise AssertionError  # a deadline that was missed has raised
+
     def objects(self) -> list[SharedObject]:
         """Return what this node holds, oldest first."""
         return [
@@ -451,7 +540,7 @@ class AsyncNode:
         overwrite: bool,
     ) -> content.Fetched:
         sender, found = trio.open_memory_channel[PeerInfo](0)
-        try:
+        with self._explained():
             async with private_nursery() as nursery:
                 nursery.start_soon(self._look_for_providers, cid, sender, report)
                 fetched = await self.exchange.fetch(
@@ -466,6 +555,13 @@ class AsyncNode:
                 )
                 nursery.cancel_scope.cancel()
                 return fetched
+        raise AssertionError  # only this scope cancels the nursery, and then the fetch is done
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Say of a fetch that found nobody why that may be."""
+        try:
+            yield
         except NoProvider as error:
             if not self.mesh.connections():
                 error.hint = self._why_alone()

@@ -117,6 +117,17 @@ class Fetched(Result):
 
 
 @dataclass(frozen=True, slots=True)
+class RangeRead(Result):
+    """A part of a file that was written to `path`, every byte verified against `cid`."""
+
+    cid: CID  # of the file
+    file: str  # its path in the object that was named; "" when it is the object
+    path: Path
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
 class Status(Result):
     """Who a running node is and where it can be reached."""
 

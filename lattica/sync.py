@@ -18,6 +18,7 @@ import trio
 
 from lattica._nursery import private_nursery
 from lattica._progress import ProgressDisplay
+from lattica._sync_reads import BlockingReader
 from lattica.errors import InvalidInput
 from lattica.node import AsyncNode, open_node
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lattica.cid import CID, HashFunction
+    from lattica.content import ObjectReader
     from lattica.identity import PeerId
     from lattica.pubsub import Message, Subscription
     from lattica.results import (
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
         Pong,
         Progress,
         ProgressCallback,
+        RangeRead,
         Share,
         SharedObject,
         Status,
@@ -202,6 +205,69 @@ class Node:
                 )
             )
 
+    @contextlib.contextmanager
+    def open(
+        self, ref: Ticket | CID | str, path: str = "", *, peers: Sequence[Multiaddr | str] = ()
+    ) -> Iterator[BlockingReader]:
+        """Read parts of an object while the block lasts; see `AsyncNode.open`."""
+        opened: SimpleQueue[ObjectReader | None] = SimpleQueue()
+        done = trio.Event()
+
+        async def hold(node: AsyncNode) -> None:
+            async with node.open(ref, path, peers=peers) as reader:
+                opened.put(reader)
+                await done.wait()
+
+        def call(function: Callable[[], Awaitable[_T]]) -> _T:
+            return self._call(lambda _node: function())
+
+        with self._held(hold, opened, done) as reader:
+            yield BlockingReader(reader, call)
+
+    def read(
+        self,
+        ref: Ticket | CID | str,
+        offset: int,
+        length: int,
+        *,
+        path: str = "",
+        out: bytearray | memoryview | None = None,
+        peers: Sequence[Multiaddr | str] = (),
+        timeout: float | None = None,
+    ) -> bytes | memoryview:
+        """Return a part of an object, verified; see `AsyncNode.read`."""
+        return self._call(
+            lambda node: node.read(
+                ref, offset, length, path=path, out=out, peers=peers, timeout=timeout
+            )
+        )
+
+    def read_to(
+        self,
+        ref: Ticket | CID | str,
+        offset: int,
+        length: int | None,
+        destination: Path | str,
+        *,
+        path: str = "",
+        peers: Sequence[Multiaddr | str] = (),
+        overwrite: bool = False,
+        timeout: float | None = None,
+    ) -> RangeRead:
+        """Write a part of an object into a file; see `AsyncNode.read_to`."""
+        return self._call(
+            lambda node: node.read_to(
+                ref,
+                offset,
+                length,
+                destination,
+                path=path,
+                peers=peers,
+                overwrite=overwrite,
+                timeout=timeout,
+            )
+        )
+
     def objects(self) -> list[SharedObject]:
         """Return what this node holds, oldest first."""
         return self._now(lambda node: node.objects())
@@ -228,16 +294,27 @@ class Node:
                 opened.put(subscription)
                 await done.wait()
 
+        with self._held(hold, opened, done) as subscription:
+            yield self._messages(subscription)
+
+    @contextlib.contextmanager
+    def _held(
+        self,
+        hold: Callable[[AsyncNode], Awaitable[None]],
+        opened: SimpleQueue[_T | None],
+        done: trio.Event,
+    ) -> Iterator[_T]:
+        """Run `hold`, which puts what it opened into `opened` and waits for `done`."""
+        _refuse_inside_event_loop()
         calls = self._running()
-        # Settled without a subscription, even without having begun: whoever waits learns of it.
+        # Settled without anything opened, even without having begun: whoever waits learns of it.
         held = _Call(hold, on_settled=lambda: opened.put(None))
         calls.begin(held)
-        subscription = opened.get()
         try:
-            if subscription is not None:
-                yield self._messages(subscription)
+            if (found := opened.get()) is not None:
+                yield found
         finally:
-            calls._soon(done.set)  # where the node has stopped, so has the subscription
+            calls._soon(done.set)  # where the node has stopped, so has what it held
             held.wait()
 
     def _messages(self, subscription: Subscription) -> Iterator[Message]:

@@ -34,10 +34,12 @@ NODE = {
     "_listen",
     "_mdns",
     "_progress",
+    "_reads",
     "_reference",
     "_report",
     "_requests",
     "_swarm",
+    "_sync_reads",
 }
 RANK = {part: rank for rank, row in enumerate(ROWS) for part in row}
 FRONT_DOOR = "__init__"

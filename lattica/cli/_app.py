@@ -19,6 +19,7 @@ from lattica._control import NodeNotRunning, Request
 
 from . import _show
 from ._output import Face, Output
+from ._ranges import get_range
 from ._session import EXIT_INTERRUPTED, Session, open_session
 
 if TYPE_CHECKING:
@@ -269,6 +270,15 @@ def get(
         typer.Option("--from", metavar="ADDR", help="Ask this peer, too (repeatable)."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
+    byte_range: Annotated[
+        str | None,
+        typer.Option(
+            "--range", metavar="OFFSET:LENGTH", help="Only these bytes; to stdout without -o."
+        ),
+    ] = None,
+    file: Annotated[
+        str, typer.Option("--file", metavar="PATH", help="Of which file in it --range is.")
+    ] = "",
     serve: Annotated[
         bool, typer.Option("--serve", help="Stay and serve it to others, until Ctrl-C.")
     ] = False,
@@ -299,6 +309,10 @@ def get(
         from lattica._reference import read_reference
 
         cid, ticket = read_reference(ref)  # before anything starts: most mistakes are made here
+        if byte_range is not None:
+            options = {"peers": list(from_peer or ()), "overwrite": force, "timeout": timeout}
+            get_range(session, ref, byte_range, output, file=file, options=options)
+            return
         named = ticket.name if ticket is not None and ticket.name else _show.short(str(cid))
         request = Request(
             "get",

@@ -84,6 +84,15 @@ def fetched(output: Output, result: dict[str, Any]) -> None:
     output.result(result, "done")
 
 
+def range_read(output: Output, result: dict[str, Any]) -> None:
+    """Print where a part of an object is."""
+    output.say(
+        f"{size(result['length'])} at {result['offset']}; every byte matches {result['cid']}"
+    )
+    output.data(result["path"])
+    output.result(result, "done")
+
+
 def status(output: Output, found: dict[str, Any]) -> None:
     """Print who this node is."""
     output.data(found["peer"])

@@ -14,6 +14,7 @@ import pytest
 if TYPE_CHECKING:
     from pathlib import Path
 
+ABSENT = "bafkr4ihkr4ld3m4gqkjf4reryxsy2s5tkbxprqkow6fin2iiyvreuzzab4"
 Result = subprocess.CompletedProcess[str]
 
 
@@ -103,6 +104,9 @@ def test_settings_are_shown_with_their_origin(lattica: Shell) -> None:
         (["get", "x", "--json", "--json-lines"], "exclude each other"),
         (["get", "not-a-ticket"], "neither a ticket nor a CID"),
         (["get", "lattica:aaaa"], "checksum"),
+        (["get", "bafkr4ih", "--range", "5"], "CID"),
+        (["get", ABSENT, "--range", "5"], "is not a range"),
+        (["get", ABSENT, "--range", "1x:5"], "is not a size"),
     ],
 )
 def test_wrong_use_is_status_2(lattica: Shell, arguments: list[str], complaint: str) -> None:

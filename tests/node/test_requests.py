@@ -40,6 +40,8 @@ async def test_an_unknown_method_is_refused(lab: Lab) -> None:
         ("get", {"ref": ABSENT, "destination": "/x", "overwrite": 1}, "expected bool"),
         ("get", {"ref": ABSENT, "destination": "/x", "timeout": True}, "expected float"),
         ("get", {"ref": "x", "destination": "/x"}, "neither a ticket nor a CID"),
+        ("read", {"ref": ABSENT, "destination": "/x"}, "'offset' is missing"),
+        ("read", {"ref": ABSENT, "offset": 0, "destination": "x"}, "absolute path"),
         ("ping", {"peer": "x", "count": 0}, "expected 1 to 1000"),
         ("ping", {"peer": "x", "count": 1001}, "expected 1 to 1000"),
         ("ping", {"peer": "x", "count": True}, "expected int"),

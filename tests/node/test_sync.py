@@ -44,6 +44,27 @@ def test_a_file_is_shared_and_got(pair: tuple[lattica.Node, lattica.Node], tmp_p
     assert a.status().home == a.home
 
 
+def test_parts_of_a_file_are_read(pair: tuple[lattica.Node, lattica.Node], tmp_path: Path) -> None:
+    a, b = pair
+    content = bytes(range(256)) * 8000
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree" / "model.bin").write_bytes(content)
+    shared = a.share(tmp_path / "tree")
+    with b.open(shared.ticket) as tree:
+        assert [(file.path, file.size) for file in tree.files()] == [("model.bin", len(content))]
+        reader = tree.open("model.bin")
+        assert reader.read(1_000_000, 77) == content[1_000_000:1_000_077]
+        assert b"".join(reader.stream(5)) == content[5:]
+    out = bytearray(10)
+    assert b.read(shared.ticket, 256, 9, path="model.bin", out=out) == bytes(range(9))
+    written = b.read_to(shared.ticket, 3, 4, tmp_path / "part", path="model.bin")
+    assert written.path.read_bytes() == bytes(range(3, 7))
+    with pytest.raises(InvalidInput, match="exists"):
+        b.read_to(shared.ticket, 3, 4, tmp_path / "part", path="model.bin")
+    with pytest.raises(InvalidInput, match="of a file of"), b.open(shared.ticket, "model.bin") as r:
+        r.read(len(content), 1)
+
+
 def test_messages_are_an_iterator(pair: tuple[lattica.Node, lattica.Node]) -> None:
     a, b = pair
     b.ping(a.addresses[0], count=1)
@@ -75,7 +96,7 @@ def test_it_offers_what_the_async_node_offers() -> None:
     assert theirs - NOT_IN_THE_BLOCKING_ONE == ours
     for name in ours:
         blocking, waiting = getattr(lattica.Node, name), getattr(lattica.AsyncNode, name)
-        if inspect.isfunction(blocking) and name != "subscribe":
+        if inspect.isfunction(blocking) and name not in ("subscribe", "open"):
             assert list(inspect.signature(blocking).parameters) == list(
                 inspect.signature(waiting).parameters
             )

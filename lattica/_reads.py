@@ -1,0 +1,80 @@
+"""What the node does to read a part of an object: opened once for many reads, or written out."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import trio
+
+from lattica.content import DestinationTaken, StorageError
+from lattica.results import RangeRead
+from lattica.transport import PeerInfo
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from lattica.content import ObjectReader
+
+_TAG = ".part"
+
+
+class Lookup:
+    """Peers that may hold an object, looked for from the first time that they are asked for.
+
+    An object that is here needs nobody, and the DHT is not troubled for it.
+    """
+
+    def __init__(
+        self,
+        nursery: trio.Nursery,
+        look: Callable[[trio.MemorySendChannel[PeerInfo]], Awaitable[None]],
+    ) -> None:
+        """Run `look`, which sends what it finds, in `nursery`."""
+        self._nursery, self._look = nursery, look
+        self._found: trio.MemoryReceiveChannel[PeerInfo] | None = None
+
+    def __aiter__(self) -> AsyncIterator[PeerInfo]:
+        if self._found is None:
+            sender, self._found = trio.open_memory_channel[PeerInfo](0)
+            self._nursery.start_soon(self._look, sender)
+        return self._found
+
+
+async def write_range(
+    reader: ObjectReader,
+    offset: int,
+    length: int | None,
+    destination: Path | str,
+    *,
+    overwrite: bool,
+) -> RangeRead:
+    """Write a range into a file of its own, which appears when it is whole.
+
+    Raises:
+        DestinationTaken: something stands there, and is not to be overwritten.
+        StorageError: the disk refuses.
+    """
+    path = _absolute(destination)
+    if not overwrite and await trio.to_thread.run_sync(os.path.lexists, path):
+        raise DestinationTaken(f"{path} exists")
+    length = reader.size - offset if length is None else length
+    part = path.with_name(path.name + _TAG)
+    try:
+        async with await trio.open_file(part, "wb") as file:
+            async with reader.stream(offset, length) as pieces:
+                async for piece in pieces:
+                    await file.write(piece)
+        await trio.to_thread.run_sync(os.replace, part, path)
+    except OSError as error:
+        raise StorageError(f"cannot write {path}: {error.strerror}") from error
+    finally:
+        with suppress(OSError):
+            part.unlink()
+    return RangeRead(reader.root, reader.path, path, offset, length)
+
+
+def _absolute(path: Path | str) -> Path:
+    return Path(path).expanduser().absolute()
