@@ -1,10 +1,32 @@
 """Who has it, and where are they: Kademlia as libp2p speaks it (spec/dht.md)."""
 
 from ._bootstrap import BootstrapPhase as BootstrapPhase, BootstrapStatus as BootstrapStatus
+from ._clock import ClockSkew as ClockSkew
 from ._lookup import LookupReport as LookupReport
 from ._messages import MessageError as MessageError
+from ._namespaces import (
+    Namespaces as Namespaces,
+    Rules as Rules,
+    SignedEntries as SignedEntries,
+    SingleValues as SingleValues,
+    UnknownNamespace as UnknownNamespace,
+    ValueRefused as ValueRefused,
+    public_keys as public_keys,
+)
+from ._records import Entry as Entry, RecordError as RecordError
+from ._results import (
+    FoundValue as FoundValue,
+    GetResult as GetResult,
+    PutResult as PutResult,
+    ValueNotFound as ValueNotFound,
+)
 from ._search import ProviderSearch as ProviderSearch
 from ._table import Contact as Contact
+from ._values import (
+    InvalidValue as InvalidValue,
+    NotStored as NotStored,
+    ValueTooLarge as ValueTooLarge,
+)
 from .service import (
     DEFAULT_PROTOCOL as DEFAULT_PROTOCOL,
     Dht as Dht,

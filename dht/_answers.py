@@ -19,7 +19,9 @@ from lattica.transport import PeerInfo
 
 from ._keys import K, position
 from ._messages import (
+    MAX_ANSWER,
     MAX_PEERS,
+    MAX_VALUE,
     ConnectionType,
     Message,
     MessageError,
@@ -36,12 +38,16 @@ if TYPE_CHECKING:
 
     from lattica.transport import Multiaddr
 
+    from ._keeper import Keeper
     from ._providers import ProviderStore, ProvideSchedule
     from ._table import RoutingTable
 
 
+MAX_ROOM = MAX_VALUE + MAX_ANSWER  # bytes of an answer that carries a value, to who reads as many
+
+
 class ValuesRefused(Refused):
-    """A peer asks us to keep a value, and no rule says which values are valid."""
+    """A peer asks us to keep a value, and this node keeps none."""
 
     code = "dht-values-refused"
     hint = "this node keeps provider records only"
@@ -61,7 +67,7 @@ class Directory(Protocol):
 
 
 class Responder:
-    """Answers requests from what this node knows."""
+    """Answers requests from what this node knows. Without a keeper it keeps no values."""
 
     def __init__(
         self,
@@ -71,12 +77,19 @@ class Responder:
         schedule: ProvideSchedule,
         directory: Directory,
         rng: random.Random,
+        keeper: Keeper | None = None,
     ) -> None:
         self._table, self._store, self._schedule = table, store, schedule
-        self._directory, self._rng = directory, rng
+        self._directory, self._rng, self._keeper = directory, rng, keeper
 
     def answer(
-        self, request: Message, *, sender: PeerId, address: Multiaddr, now: float
+        self,
+        request: Message,
+        *,
+        sender: PeerId,
+        address: Multiaddr,
+        now: float,
+        wall: float = 0.0,
     ) -> Message | None:
         """Return the answer to `request`, or None where there is none to give.
 
@@ -85,16 +98,19 @@ class Responder:
             sender: who asks, proven by the connection.
             address: from where, as we see it.
             now: the time, in seconds.
+            wall: the wall clock, in seconds since 1970, which values expire by.
 
         Raises:
             MessageError: the request lacks what it needs.
-            ValuesRefused: it wants us to keep a value.
+            ValuesRefused: it wants a value kept by a node that keeps none.
         """
         match request.type:
             case MessageType.PING:
                 return Message(MessageType.PING)
             case MessageType.PUT_VALUE:
-                raise ValuesRefused(f"{sender} wants a value kept", peer=sender)
+                if self._keeper is None:
+                    raise ValuesRefused(f"{sender} wants a value kept", peer=sender)
+                return self._keeper.put(request, now=wall)
             case MessageType.ADD_PROVIDER:
                 self._add_provider(request, sender, address, now)
                 return None
@@ -103,7 +119,11 @@ class Responder:
                 return fit(Message(request.type, request.key, closer=tuple(peers)))
             case MessageType.GET_VALUE:
                 peers = self._closer(request, sender, address)
-                return fit(Message(request.type, request.key, closer=tuple(peers)))
+                record = None
+                if self._keeper is not None:
+                    record = self._keeper.get(request.key, now=wall, room=request.room)
+                message = Message(request.type, request.key, record, tuple(peers))
+                return fit(message, max(MAX_ANSWER, min(request.room, MAX_ROOM)))
             case MessageType.GET_PROVIDERS:
                 peers = self._closer(request, sender, address)
                 providers = self._providers(request, sender, address, now)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from lattica.transport import Mesh, Multiaddr
 
+    from ._clock import Clock
     from ._table import RoutingTable
 
 _log = logging.getLogger(__name__)
@@ -54,12 +55,18 @@ class Client:
     """
 
     def __init__(
-        self, mesh: Mesh, table: RoutingTable, *, protocol: str, on_met: Callable[[], None]
+        self,
+        mesh: Mesh,
+        table: RoutingTable,
+        *,
+        protocol: str,
+        clock: Clock,
+        on_met: Callable[[], None],
     ) -> None:
         self.table = table
         self.met = trio.Event()
         self.alone = False
-        self._mesh, self._on_met = mesh, on_met
+        self._mesh, self._clock, self._on_met = mesh, clock, on_met
         self._requester = Requester(mesh, protocol)
         self._patience = Patience()
         self._lookups = trio.Semaphore(LOOKUPS)
@@ -97,6 +104,7 @@ class Client:
         request: Message,
         *,
         found: Callable[[Sequence[PeerInfo]], None] = lambda _: None,
+        heard: Callable[[PeerId, Message], None] = lambda _peer, _answer: None,
         enough: Callable[[], bool] = lambda: False,
     ) -> None:
         """Send `request` to whom `lookup` says, until it has finished or it is `enough`.
@@ -105,6 +113,7 @@ class Client:
             lookup: whom to ask. Cancelled, it keeps what it has learnt so far.
             request: what to ask each.
             found: called with the providers that are news, as they come.
+            heard: called with each answer, and whose it is.
             enough: asked after each answer and failure.
         """
         requests: dict[PeerId, trio.CancelScope] = {}
@@ -120,6 +129,7 @@ class Client:
                     closer = [each.info for each in answer.closer]
                     providers = [each.info for each in answer.providers]
                     self._remember(providers)
+                    heard(peer.peer, answer)
                     found(lookup.receive(peer.peer, closer, providers, now=now))
                 news.set()
 
@@ -148,6 +158,7 @@ class Client:
     async def ask(self, peer: PeerInfo, request: Message) -> Message | str:
         """Return the answer of `peer`, or in a word or two why there is none."""
         is_visit = self._mesh.connected(peer.peer) is None
+        asked = self._clock.wall()
         try:
             answer = await self._requester.ask(peer, request)
         except ProtocolNotSupported:
@@ -165,6 +176,9 @@ class Client:
             if is_visit and self._mesh.connected(peer.peer) is not None:
                 self._note_visit(peer.peer)
         self._note_answer(peer.peer)
+        if answer.clock:
+            answered = self._clock.wall()
+            self._clock.observe(peer.peer, answer.clock / 1000, asked=asked, answered=answered)
         return answer
 
     async def tell(self, peer: PeerInfo, frames: Sequence[bytes]) -> bool:

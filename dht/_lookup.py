@@ -292,6 +292,14 @@ class Lookup:
         """Return the nearest peers that have answered, nearest first, at most `k`."""
         return self.answered()[: self._k]
 
+    def is_certain(self) -> bool:
+        """Say whether more than half of the `k` nearest that may be alive have answered.
+
+        Then a minority of them cannot hide anything that all of them should know.
+        """
+        nearest = [self._candidates[peer].state for _, peer in self._order[: self._k]]
+        return 2 * nearest.count(_State.ANSWERED) > len(nearest)
+
     def addresses_of(self, peer: PeerId) -> tuple[Multiaddr, ...]:
         """Return what was said about where `peer` is; hearsay."""
         candidate = self._candidates.get(peer)

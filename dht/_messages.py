@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import enum
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lattica import _protobuf, _varint
 from lattica.errors import CodecError
@@ -24,10 +24,13 @@ MAX_MESSAGE = 256 << 10  # bytes; twenty peers with many addresses are 20 KiB in
 MAX_ANSWER = 15 << 10  # bytes that we send; rust-libp2p reads no message above 16 KiB
 MAX_KEY = 1024  # bytes; multihashes and peer IDs have up to 130, names of records may be longer
 MAX_VALUE = 128 << 10  # bytes of a record's value
+MAX_REFUSAL = 64  # bytes of the word why a value is not kept
 MAX_PEERS = 40  # peers read of each list in a message; twice what a well-behaved peer sends
 MAX_ADDRESSES = 16  # addresses read of one peer
 MAX_ADDRESS = 256  # bytes of one address; a relayed WebTransport address has about 200
 MAX_PEER_ID = 256  # bytes; the longest multihash that a peer ID may be has 130
+# Fields of ours, which others ignore.
+_ROOM, _CLOCK, _REFUSAL = 101, 102, 103
 
 
 class MessageError(CodecError):
@@ -83,6 +86,9 @@ class Message:
         record: the value, for `PUT_VALUE` and `GET_VALUE`.
         closer: peers nearer to `key` than the sender.
         providers: peers that have the content.
+        room: bytes that the sender of `GET_VALUE` reads in an answer; 0 where it does not say.
+        clock: the time that the sender of a response has, in milliseconds since 1970; 0: not said.
+        refusal: in a response to `PUT_VALUE`, why the value is not kept.
     """
 
     type: MessageType
@@ -90,6 +96,9 @@ class Message:
     record: Record | None = None
     closer: tuple[Peer, ...] = ()
     providers: tuple[Peer, ...] = ()
+    room: int = 0
+    clock: int = 0
+    refusal: str = ""
 
 
 def encode(message: Message) -> bytes:
@@ -102,6 +111,11 @@ def encode(message: Message) -> bytes:
     ]
     fields += [(8, _encode_peer(peer)) for peer in message.closer]
     fields += [(9, _encode_peer(peer)) for peer in message.providers]
+    fields += [
+        (_ROOM, message.room or None),
+        (_CLOCK, message.clock or None),
+        (_REFUSAL, message.refusal.encode() or None),
+    ]
     return _protobuf.encode(fields)
 
 
@@ -129,12 +143,18 @@ def _decode(data: bytes | bytearray | memoryview) -> Message:
         raise MessageError(f"message type {number}")
     if len(key) > MAX_KEY:
         raise MessageError(f"a key of {len(key)} bytes, limit {MAX_KEY}")
+    refusal = fields.text(_REFUSAL) or ""
+    if len(refusal) > MAX_REFUSAL:
+        raise MessageError(f"a refusal of {len(refusal)} characters, limit {MAX_REFUSAL}")
     return Message(
         MessageType(number),
         key,
         None if record is None else _decode_record(record),
         _decode_peers(fields.blobs(8)),
         _decode_peers(fields.blobs(9)),
+        fields.integer(_ROOM),
+        fields.integer(_CLOCK),
+        refusal,
     )
 
 
@@ -159,7 +179,7 @@ def fit(message: Message, size: int = MAX_ANSWER) -> Message:
 
 
 def _with_peers(message: Message, closer: list[Peer], providers: list[Peer]) -> Message:
-    return Message(message.type, message.key, message.record, tuple(closer), tuple(providers))
+    return replace(message, closer=tuple(closer), providers=tuple(providers))
 
 
 def _encoded_size(peer: Peer) -> int:

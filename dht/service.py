@@ -4,15 +4,18 @@ The rules live in pure modules: `_table` whom we know, `_lookup` whom to ask, `_
 what, `_answers` what we tell others, `_bootstrap` when to try again, `_messages` the wire. The
 modules that wait are `_requests` and `_client` (asking peers), `_announcer` (telling them what we
 have), `_upkeep` (keeping company), `_search` (handing out what was found) and this one, where they
-meet. All tasks run in one nursery, which ends with the block of `open_dht`.
+meet. Values are the matter of `_records` (entries and their signatures), `_namespaces` (which are
+valid), `_record_store` and `_keeper` (what we keep for others), `_clock` (what time it is) and, of
+those that wait, `_values`. All tasks run in one nursery, which ends with the block of `open_dht`.
 """
 
 from __future__ import annotations
 
 import random
+import time
 from collections import Counter
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import trio
@@ -24,20 +27,26 @@ from lattica.transport import PeerInfo
 from ._announcer import Announcer
 from ._answers import Responder
 from ._client import Client
+from ._clock import Clock
+from ._keeper import Keeper
 from ._keys import K
 from ._messages import MAX_KEY, MAX_MESSAGE, Message, MessageType, decode, encode
+from ._namespaces import Namespaces, Rules
 from ._providers import MAX_PROVIDER_KEY, PROVIDER_SECONDS, ProviderStore, ProvideSchedule
 from ._search import Findings, ProviderSearch
 from ._table import Contact, RoutingTable
 from ._upkeep import Upkeep
+from ._values import TTL, Values
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 
+    from lattica.codec import Value
     from lattica.identity import PeerId
     from lattica.transport import Mesh, Multiaddr, Stream
 
     from ._bootstrap import BootstrapStatus
+    from ._results import GetResult, PutResult
 
 DEFAULT_PROTOCOL = "/lattica/kad/1.0.0"
 SERVED_STREAMS_PER_PEER = 16
@@ -69,6 +78,7 @@ class DhtStatus:
         bucket_sizes: how many of them share so many leading bits with us.
         joined: whether a lookup of ourselves has found our place.
         records: provider records that others left with us.
+        values: values that others left with us.
         provided: keys that we provide.
         reprovide_lag: how late the most overdue of them is, in seconds.
         bootstrap: each bootstrap address.
@@ -80,6 +90,7 @@ class DhtStatus:
     bucket_sizes: dict[int, int]
     joined: bool
     records: int
+    values: int
     provided: int
     reprovide_lag: float
     bootstrap: tuple[BootstrapStatus, ...]
@@ -101,24 +112,40 @@ class Dht:
         protocol: str,
         server: bool,
         bootstrap: Iterable[Multiaddr],
+        namespaces: Mapping[str, Rules],
+        wall_clock: Callable[[], float],
         rng: random.Random,
     ) -> None:
         self.protocol, self.server = protocol, server
         self._mesh, self._nursery, self._rng = mesh, nursery, rng
         self._table = RoutingTable(mesh.peer_id)
         self._store, self._schedule = ProviderStore(), ProvideSchedule()
+        self._clock = Clock(wall_clock)
+        self._keeper = Keeper(Namespaces(namespaces, scope=protocol))
         self._responder = Responder(
             table=self._table,
             store=self._store,
             schedule=self._schedule,
             directory=_MeshDirectory(mesh),
             rng=rng,
+            keeper=self._keeper,
         )
-        self._client = Client(mesh, self._table, protocol=protocol, on_met=self._on_met)
+        self._client = Client(
+            mesh, self._table, protocol=protocol, clock=self._clock, on_met=self._on_met
+        )
         self._announcer = Announcer(mesh, self._client, self._schedule)
         self._serving: Counter[PeerId] = Counter()
         self._closed = False
         self._upkeep = Upkeep(mesh, self._client, protocol=protocol, bootstrap=bootstrap, rng=rng)
+        self._values = Values(
+            mesh,
+            self._client,
+            self._keeper,
+            self._clock,
+            server=server,
+            first_contact=self._upkeep.first_contact,
+            nursery=nursery,
+        )
 
     # What programs ask.
 
@@ -226,6 +253,76 @@ class Dht:
         """Say whether `multihash` is announced."""
         return multihash in self._schedule
 
+    async def put(
+        self,
+        key: str | bytes,
+        value: Value,
+        *,
+        ttl: float = TTL,
+        subkey: str | bytes = b"",
+    ) -> PutResult:
+        """Put a value under a key, signed by this node, beside what other nodes have there.
+
+        It takes the place of what this node has put under the same key and subkey. The nearest
+        peers keep it; this node puts it again, to those that have become the nearest, until its
+        time is over. Cancelled, it may have reached some of them.
+
+        Args:
+            key: `/lattica/…`; text is its UTF-8.
+            value: None, bool, int, float, str, bytes, or lists and maps of them: 12 KiB encoded.
+            ttl: seconds that it lives, at most a week.
+            subkey: which of this node's values under the key it is; text is its UTF-8.
+
+        Raises:
+            ValueTooLarge: the value, or the subkey, is larger than peers keep.
+            InvalidValue: it has no encoding, or is not what its namespace demands.
+            UnknownNamespace: no rules say which values are valid there.
+            NotStored: no peer keeps it; the message counts why.
+            ClockSkew: the clock of this node is more than ten minutes off.
+        """
+        self._check_open()
+        return await self._values.put(_bytes(key), value, ttl=ttl, subkey=_bytes(subkey))
+
+    async def get(
+        self,
+        key: str | bytes,
+        *,
+        subkey: str | bytes | None = None,
+        author: PeerId | None = None,
+    ) -> GetResult:
+        """Return what stands under a key: the newest valid value of each subkey and author.
+
+        That nothing stands there is an empty result, whose `value` raises ValueNotFound. Peers
+        that should hold something newer are told it afterwards, in the background.
+
+        Args:
+            key: as in `put`.
+            subkey: return the values of this subkey only.
+            author: return the values of this author only.
+
+        Raises:
+            UnknownNamespace: no rules say which values are valid there.
+            ClockSkew: the clock of this node is more than ten minutes off.
+        """
+        self._check_open()
+        sought = None if subkey is None else _bytes(subkey)
+        return await self._values.get(_bytes(key), subkey=sought, author=author)
+
+    async def get_many(self, keys: Iterable[str | bytes]) -> dict[str | bytes, GetResult]:
+        """Get several keys at once; see `get`. The result has them in the order given."""
+        found: dict[str | bytes, GetResult | None] = dict.fromkeys(keys)
+        names = [_bytes(key) for key in found]
+        for name in names:
+            self._keeper.namespaces.rules(name)
+
+        async def get_one(key: str | bytes) -> None:
+            found[key] = await self.get(key)
+
+        async with private_nursery() as nursery:
+            for key in found:
+                nursery.start_soon(get_one, key)
+        return {key: result for key, result in found.items() if result is not None}
+
     def peers(self) -> list[Contact]:
         """Return the contacts in the routing table, the furthest bucket first."""
         return list(self._table)
@@ -234,6 +331,7 @@ class Dht:
         """Return what this node looks like now."""
         now = trio.current_time()
         self._store.expire(now)
+        self._keeper.store.expire(self._clock.now())
         return DhtStatus(
             protocol=self.protocol,
             server=self.server,
@@ -241,6 +339,7 @@ class Dht:
             bucket_sizes=self._table.bucket_sizes(),
             joined=self._upkeep.joined.is_set(),
             records=len(self._store),
+            values=len(self._keeper.store),
             provided=len(self._schedule),
             reprovide_lag=self._schedule.lag(now),
             bootstrap=self._upkeep.bootstrap_statuses(now),
@@ -304,8 +403,10 @@ class Dht:
             sender=stream.peer,
             address=stream.connection.remote_address,
             now=trio.current_time(),
+            wall=self._clock.now(),
         )
         if answer is not None:
+            answer = replace(answer, clock=int(self._clock.wall() * 1000))
             with trio.move_on_after(SEND_SECONDS) as sending:
                 await stream.send_message(encode(answer))
             if sending.cancelled_caught:
@@ -320,6 +421,7 @@ class Dht:
     def _on_met(self) -> None:
         self._schedule.hasten(now=trio.current_time())
         self._announcer.wake()
+        self._values.hasten()
 
 
 class _MeshDirectory:
@@ -350,6 +452,8 @@ async def open_dht(
     protocol: str = DEFAULT_PROTOCOL,
     server: bool = True,
     bootstrap: Iterable[Multiaddr] = (),
+    namespaces: Mapping[str, Rules] | None = None,
+    wall_clock: Callable[[], float] = time.time,
     rng: random.Random | None = None,
 ) -> AsyncIterator[Dht]:
     """Take part in the DHT on `mesh` until the block ends.
@@ -362,12 +466,24 @@ async def open_dht(
         server: answer others and stand in their tables. A node that others cannot reach does not:
             it only asks.
         bootstrap: addresses of nodes to meet the first others through. Each may end in `/p2p/…`.
+        namespaces: rules for values by the first part of their keys, beside those of `/lattica/`;
+            `SignedEntries(check)` for values of yours. Under any other key nothing is kept.
+        wall_clock: seconds since 1970; values expire by it.
         rng: chance; give a seeded one to replay a run.
     """
     if rng is None:
         rng = random.Random()
     async with mesh.events() as events, private_nursery() as nursery:
-        dht = Dht(mesh, nursery, protocol=protocol, server=server, bootstrap=bootstrap, rng=rng)
+        dht = Dht(
+            mesh,
+            nursery,
+            protocol=protocol,
+            server=server,
+            bootstrap=bootstrap,
+            namespaces=namespaces or {},
+            wall_clock=wall_clock,
+            rng=rng,
+        )
         if server:
             mesh.handle(protocol, dht._serve)
         mesh.book.protect(dht._table.__contains__)  # a contact is worth nothing without addresses
@@ -375,6 +491,7 @@ async def open_dht(
             nursery.start_soon(dht._upkeep.run, events)
             nursery.start_soon(dht._client.run)
             nursery.start_soon(dht._announcer.run)
+            nursery.start_soon(dht._values.run)
             yield dht
         finally:
             if server:
@@ -383,6 +500,10 @@ async def open_dht(
             dht._closed = True
             dht._client.close()
             nursery.cancel_scope.cancel()
+
+
+def _bytes(name: str | bytes) -> bytes:
+    return name.encode() if isinstance(name, str) else name
 
 
 def _check_multihash(key: bytes) -> None:

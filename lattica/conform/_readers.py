@@ -13,7 +13,8 @@ from lattica import _announce, codec
 from lattica.cid import CID
 from lattica.codec import _canonical
 from lattica.content import _messages as exchange
-from lattica.dht import _messages as dht
+from lattica.dht import Namespaces, ValueRefused, _messages as dht
+from lattica.dht._records import sign_entry
 from lattica.errors import CodecError
 from lattica.identity import Identity, PublicKey
 from lattica.pubsub import SignedMessage, decode_rpc, read_id
@@ -24,6 +25,8 @@ from ._outcome import Failure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    from lattica.dht._namespaces import Item
 
     Case = Mapping[str, Any]
 
@@ -192,7 +195,51 @@ def read_dht_message(case: Case) -> object:
             }
             for peer in peers
         ]
-    return fields
+    ours = {"room": message.room, "clock": message.clock, "refusal": message.refusal}
+    return fields | {name: value for name, value in ours.items() if value}
+
+
+def read_dht_entries(case: Case) -> object:
+    """Sets of signed entries (dht.md §7)."""
+    scope, key, wire = case["scope"], bytes.fromhex(case["key"]), wire_of(case)
+    namespaces = Namespaces({}, scope=scope)
+    items: list[Item] = []
+    found: list[object] = []
+    for encoded in namespaces.rules(key).split(wire):
+        try:
+            items.append(namespaces.read(key, encoded, now=case["now"]))
+        except ValueRefused as error:
+            found.append(error.reason.value)
+        else:
+            found.append(_entry_fields(items[-1], case))
+    if "canonical" in case["flags"]:
+        expect("the set, written again,", namespaces.rules(key).join(items), wire)
+    return found
+
+
+def _entry_fields(item: Item, case: Case) -> dict[str, object]:
+    entry = item.entry
+    assert entry is not None
+    if "seed" in case:
+        again = sign_entry(
+            Identity(bytes.fromhex(case["seed"])),
+            scope=case["scope"],
+            key=bytes.fromhex(case["key"]),
+            subkey=entry.subkey,
+            value=entry.value,
+            sequence=entry.sequence,
+            created_ms=entry.created_ms,
+            expires_ms=entry.expires_ms,
+        )
+        expect("the entry, signed again,", again, entry)
+    return {
+        "author": str(entry.author),
+        "subkey": entry.subkey.hex(),
+        "value": entry.value.hex(),
+        "sequence": entry.sequence,
+        "created_ms": entry.created_ms,
+        "expires_ms": entry.expires_ms,
+    }
 
 
 def read_gossip(case: Case) -> object:
@@ -232,6 +279,7 @@ def read_gossip(case: Case) -> object:
 READERS: dict[str, Callable[[Case], object]] = {
     "announcements": read_announcement,
     "canonical-msgpack": read_canonical,
+    "dht-entries": read_dht_entries,
     "dht-messages": read_dht_message,
     "exchange": read_exchange,
     "gossip-messages": read_gossip,

@@ -22,7 +22,6 @@ from lattica.dht._messages import (
     Message,
     MessageType,
     Peer,
-    Record,
     decode,
     encode,
     frame,
@@ -76,12 +75,11 @@ def announcement(key: bytes, mesh: Mesh) -> bytes:
         frame(b"\xff" * 20),
         frame(encode(Message(MessageType.FIND_NODE))),
         frame(encode(Message(MessageType.ADD_PROVIDER, bytes(257)))),
-        frame(encode(Message(MessageType.PUT_VALUE, KEY, Record(KEY, b"value")))),
         _varint.encode(MAX_MESSAGE + 1),
         _varint.encode(1 << 62),
         b"\xff" * 20,
     ],
-    ids=["garbage", "no-key", "long-key", "value", "long", "huge", "no-length"],
+    ids=["garbage", "no-key", "long-key", "long", "huge", "no-length"],
 )
 async def test_a_request_that_is_none_ends_its_stream_and_nothing_else(
     autojump_clock: MockClock, swarm: Swarm, wire: bytes, caplog: pytest.LogCaptureFixture

@@ -20,7 +20,8 @@ from lattica._base import base32_decode
 from lattica._control import decode_request as decode_control_request
 from lattica.cid import CID, Codec
 from lattica.content import _messages as exchange, _unixfs
-from lattica.dht import _messages as kad
+from lattica.dht import Namespaces, _messages as kad
+from lattica.dht._keeper import Keeper
 from lattica.errors import CodecError, InvalidInput
 from lattica.identity import Identity, PeerId, PublicKey
 from lattica.models import header_size, parse_header
@@ -50,6 +51,7 @@ ADDRESSES = [
     )
 ]
 FILE_SIZE = 1 << 20
+KAD = "/lattica/kad/1.0.0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +115,13 @@ def _ticket_bodies() -> list[bytes]:
         with contextlib.suppress(InvalidInput):
             bodies.append(base32_decode(text.decode().removeprefix("lattica:"))[:-4])
     return bodies
+
+
+def _read_entries(data: bytes) -> None:
+    items, _ = Keeper(Namespaces({}, scope=KAD)).read(b"/lattica/greeting", data, now=NOW)
+    for item in items:
+        assert item.entry is not None
+        codec.unpack(item.entry.value, max_size=len(item.entry.value))
 
 
 # --- links
@@ -327,6 +336,7 @@ DECODERS = {
     "yamux": Decoder(lambda: vectors("yamux-frames"), _yamux),
     "identify": Decoder(_identifies, _identify),
     "signed-record": Decoder(_records, _envelope),
+    "kad-entries": Decoder(lambda: vectors("dht-entries"), _read_entries),
     "kad": Decoder(lambda: vectors("dht-messages"), kad.decode),
     "gossip-rpc": Decoder(lambda: vectors("gossip-messages"), gossip.decode_rpc),
     "gossip-message": Decoder(lambda: vectors("gossip-messages"), gossip.SignedMessage.decode),

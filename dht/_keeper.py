@@ -1,0 +1,149 @@
+"""What this node answers when values are put and asked for. Pure. spec/dht.md §7.
+
+A `Keeper` is the rules, the store and the two requests about values. Whatever is put is checked as
+if an enemy had sent it, also by the program's own `put`; what is held is merged, never replaced as
+a whole. An answer names why nothing was kept, so that a program can tell its user.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from ._messages import MAX_ANSWER, MAX_VALUE, Message, MessageType, Record
+from ._namespaces import Item, Reason, UnknownNamespace, ValueRefused
+from ._record_store import SET_COST, RecordStore
+from ._records import MAX_ENTRIES, RecordError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from ._namespaces import Namespaces
+
+_log = logging.getLogger(__name__)
+
+ROOM_FOR_PEERS = 4 << 10  # bytes of an answer that a set leaves to the closer peers, if it can
+PUT_BYTES = MAX_ANSWER - 2048  # of the items in one request: some peers read no more than 16 KiB
+
+
+class Keeper:
+    """Keeps values for others.
+
+    Attributes:
+        namespaces: the rules.
+        store: what is kept.
+    """
+
+    def __init__(self, namespaces: Namespaces, store: RecordStore | None = None) -> None:
+        self.namespaces = namespaces
+        self.store = store if store is not None else RecordStore(namespaces)
+
+    def put(self, request: Message, *, now: float) -> Message:
+        """Keep what a `PUT_VALUE` brings, as far as it is valid, and return the answer.
+
+        Args:
+            request: what a peer asks.
+            now: the wall clock, in seconds since 1970.
+        """
+        key, record = request.key, request.record
+        try:
+            self._keep_all(key, _value_in(request), now=now)
+        except ValueRefused as error:
+            _log.debug("%r is not kept: %s", key[:64], error)
+            newer = self.get(key, now=now) if error.reason is Reason.STALE else None
+            return Message(MessageType.PUT_VALUE, key, newer, refusal=error.reason.value)
+        # The record comes back as it was: go-libp2p and js-libp2p take this for the proof.
+        return Message(MessageType.PUT_VALUE, key, record)
+
+    def get(self, key: bytes, *, now: float, room: int = 0) -> Record | None:
+        """Return what stands under `key` as far as it fits, the latest first.
+
+        Args:
+            key: what is asked for.
+            now: as in `put`.
+            room: bytes that the asker reads in one message; none said: as much as all read.
+        """
+        try:
+            rules = self.namespaces.rules(key)
+        except UnknownNamespace:
+            return None
+        left = max(min(room, MAX_VALUE + MAX_ANSWER), MAX_ANSWER) - ROOM_FOR_PEERS - len(key)
+        chosen: list[Item] = []
+        for item in self.store.items(key, now=now):
+            left -= SET_COST + len(item.encoded)
+            if chosen and left < 0:
+                break
+            chosen.append(item)
+        return Record(key, rules.join(chosen)) if chosen else None
+
+    def read(
+        self, key: bytes, value: bytes, *, now: float, known: Iterable[Item] = ()
+    ) -> tuple[list[Item], int]:
+        """Return the valid items of a record's value that a peer sent, and how many are not.
+
+        Items that are held already, or among the `known`, are not verified again.
+        """
+        valid: list[Item] = []
+        invalid = 0
+        try:
+            encoded_items = self.namespaces.rules(key).split(value)
+        except (UnknownNamespace, RecordError):
+            return [], 1
+        held = {item.encoded: item for item in (*known, *self.store.items(key, now=now))}
+        for encoded in encoded_items[:MAX_ENTRIES]:
+            try:
+                item = held.get(encoded) or self.namespaces.read(key, encoded, now=now)
+            except ValueRefused as error:
+                _log.debug("under %r: %s", key[:64], error)
+                invalid += error.reason is not Reason.EXPIRED
+            else:
+                valid.append(item)
+        return valid, invalid
+
+    def _keep_all(self, key: bytes, value: bytes, *, now: float) -> None:
+        try:
+            encoded_items = self.namespaces.rules(key).split(value)
+        except UnknownNamespace as error:
+            raise ValueRefused(str(error), Reason.NAMESPACE) from None
+        except RecordError as error:
+            raise ValueRefused(str(error)) from None
+        held = {item.encoded for item in self.store.items(key, now=now)}
+        refusal: ValueRefused | None = None
+        for encoded in encoded_items[:MAX_ENTRIES]:
+            if encoded in held:
+                continue
+            try:
+                self.store.add(key, self.namespaces.read(key, encoded, now=now), now=now)
+            except ValueRefused as error:
+                refusal = error
+        if refusal is not None:
+            raise refusal
+
+
+def requests_for(namespaces: Namespaces, key: bytes, items: Sequence[Item]) -> list[Message]:
+    """Return the `PUT_VALUE` requests that carry `items`, each small enough for every peer."""
+    rules = namespaces.rules(key)
+    return [
+        Message(MessageType.PUT_VALUE, key, Record(key, rules.join(batch)))
+        for batch in _batches(items, PUT_BYTES - 2 * len(key))
+    ]
+
+
+def _value_in(request: Message) -> bytes:
+    record = request.record
+    if record is None or record.key != request.key:
+        raise ValueRefused("the record is not for the key of the request")
+    return record.value
+
+
+def _batches(items: Iterable[Item], size: int) -> Iterable[list[Item]]:
+    batch: list[Item] = []
+    left = size
+    for item in items:
+        left -= SET_COST + len(item.encoded)
+        if batch and left < 0:
+            yield batch
+            batch, left = [], size - SET_COST - len(item.encoded)
+        batch.append(item)
+    if batch:
+        yield batch
