@@ -78,7 +78,8 @@ def as_json(message: Message) -> dict[str, Any]:
         }
     out["closer"] = [peer(entry) for entry in message.closer]
     out["providers"] = [peer(entry) for entry in message.providers]
-    return out
+    ours = {"room": message.room, "clock": message.clock, "refusal": message.refusal}
+    return out | {name: value for name, value in ours.items() if value}
 
 
 def some_peer(number: int, *, addresses: int = 1) -> Peer:
