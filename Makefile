@@ -8,8 +8,9 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python;
 QUIET := -qq --disable-pip-version-check
 SEED ?= 1
 COUNT ?= 100000
+SEEDS ?= 1000
 
-.PHONY: help setup demo test check unit package interop interop-slice fuzz soak bench lock clean
+.PHONY: help setup demo test check unit package interop interop-slice fuzz simulate soak bench lock clean
 
 help:
 	@echo "make demo     two nodes share a safetensors file, found through a third (under a minute)"
@@ -18,6 +19,7 @@ help:
 	@echo "make check    ruff and mypy        make unit     pytest with coverage"
 	@echo "make package  sdist, wheel, and tests of the installed wheel"
 	@echo "make interop  against go, js, rust, python libp2p   make fuzz / make soak   longer runs"
+	@echo "make simulate networks under a virtual clock, SEEDS=1000 times each"
 	@echo "make bench    every benchmark, quick                make lock     renew the locked versions"
 
 setup: $(VENV)/.setup
@@ -80,6 +82,10 @@ interop-slice: setup
 
 fuzz: setup
 	$(BIN)/python tests/fuzz --seed $(SEED) --count $(COUNT)
+
+# Each scenario under each seed; what fails is named with the command that replays it.
+simulate: setup
+	$(BIN)/lattica sim all --seeds 1..$(SEEDS)
 
 soak: setup
 	$(BIN)/python -m pytest -q -m slow tests

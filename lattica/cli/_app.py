@@ -21,6 +21,7 @@ from . import _show
 from ._output import Face, Output
 from ._ranges import get_range
 from ._session import EXIT_INTERRUPTED, Session, open_session
+from ._sim import sim
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -475,6 +476,9 @@ def conform(
             target, suites=suite or (), as_json=as_json, junit=junit, verbose=every
         )
     raise typer.Exit(status)
+
+
+app.command()(sim)
 
 
 @app.command("config")

@@ -234,6 +234,17 @@ class SimulatedDht:
         take(lookup.found(PeerInfo(peer, ()) for peer in recorded))
         Walk(self, lookup, Message(MessageType.GET_PROVIDERS, key), finish, found=take)
 
+    def provide(self, key: bytes, done: Callable[[Lookup], None]) -> None:
+        """Tell the peers nearest to `key` that we provide it; `done` when they were told."""
+
+        def announce(lookup: Lookup) -> None:
+            ours = Peer(PeerInfo(self.peer, self.world.addresses(self.peer)))
+            for info in lookup.closest():
+                self.tell(info.peer, Message(MessageType.ADD_PROVIDER, key, providers=(ours,)))
+            done(lookup)
+
+        self.find_node(key, announce)
+
     def new_lookup(self, key: bytes, *, wanted: int | None = None) -> Lookup:
         """Return a lookup for `key` that starts from our contacts."""
         nearest = self.table.closest(position(key), K, failing=True)

@@ -25,6 +25,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 import itertools
+import math
 import random
 import struct
 from dataclasses import dataclass
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from ._latency import Latency, Place
 
 EPOCH = 1_700_000_000.0  # what an exact clock shows at the beginning, in seconds since 1970
+MAX_LATE_SECONDS = 60.0  # a stream gives up where nothing passes for so long
 _EVENT = struct.Struct("!BdIIQ")  # kind, when, sender, receiver, size
 _DELIVERED, _LOST, _FAULT, _NOTE = range(4)
 
@@ -192,6 +194,7 @@ class Simulation:
         *,
         latency: Latency | None = None,
         loss: float = 0.0,
+        resend: float | None = None,
         ordered: bool = False,
         on_trace: Callable[[str], None] | None = None,
     ) -> None:
@@ -201,6 +204,8 @@ class Simulation:
             seed: of all chance.
             latency: how long messages take; the planet's if not given.
             loss: part of the messages that never arrive.
+            resend: seconds after which a lost message is sent again, and twice as long each further
+                time: what TCP makes of loss. None: it is lost.
             ordered: between two hosts nothing overtakes, as on a stream.
             on_trace: called with a line for each event, to look at; slow.
         """
@@ -208,7 +213,7 @@ class Simulation:
         self.rng = random.Random(f"lattica simulation {seed}")
         self._network_rng = random.Random(self.rng.getrandbits(64))
         self.latency: Latency = latency if latency is not None else Planet()
-        self.loss, self.slowdown, self.ordered = loss, 1.0, ordered
+        self.loss, self.slowdown, self.resend, self.ordered = loss, 1.0, resend, ordered
         self.hosts: dict[Hashable, Host] = {}
         self.lost_messages = self.events = 0
         self._on_trace = on_trace
@@ -325,13 +330,17 @@ class Simulation:
         sender.sent_bytes += size
         receiver = self.hosts.get(to)
         rng = self._network_rng
-        if receiver is None or (self.loss and rng.random() < self.loss):
+        late, wait = 0.0, self.resend
+        while self.loss and rng.random() < self.loss and late < MAX_LATE_SECONDS:
+            late = late + wait if wait is not None else math.inf
+            wait = wait and 2 * wait
+        if receiver is None or late >= MAX_LATE_SECONDS:
             self._lose(sender, receiver, size)
             return
         if self._groups is not None and not self.reaches(sender.name, to):
             self._lose(sender, receiver, size)
             return
-        when = self.now
+        when = self.now + late
         if sender.uplink is not None:
             when = sender.uplink_free_at = max(when, sender.uplink_free_at) + size / sender.uplink
         when += self.latency(sender.place, receiver.place, rng) * self.slowdown

@@ -1,0 +1,88 @@
+"""Peers that mean harm, for simulations: what an attacker can run in a DHT.
+
+Each stands in the tables of others like any node, and answers in its own way. They know each other
+(`Gang`), as machines of one attacker do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from lattica.dht._keys import K, position
+from lattica.dht._messages import MAX_PEERS, Message, MessageType, Peer
+from lattica.transport import PeerInfo
+
+from ._dht import SimulatedDht, random_peer
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable
+
+    from lattica.identity import PeerId
+
+
+@dataclass(slots=True)
+class Gang:
+    """Who the hostile nodes of one attacker are."""
+
+    members: list[PeerId] = field(default_factory=list)
+
+    def nearest(self, key: bytes) -> list[PeerId]:
+        """Return the members nearest to `key`."""
+        target = position(key)
+        return sorted(self.members, key=lambda peer: position(peer.raw) ^ target)[:K]
+
+
+class Silent(SimulatedDht):
+    """Takes whatever is sent, and answers nothing."""
+
+    def receive(self, sender: Hashable, message: Any) -> None:
+        """Take it."""
+
+
+class Hostile(SimulatedDht):
+    """Answers as it likes; see the kinds below."""
+
+    def __init__(self, *arguments: Any, gang: Gang, **options: Any) -> None:
+        super().__init__(*arguments, **{**options, "upkeep": False})
+        self.gang = gang
+        if self.peer not in gang.members:
+            gang.members.append(self.peer)
+
+
+class Withholder(Hostile):
+    """Leads on like an honest node, and keeps quiet about what it was told."""
+
+    def answer(self, request: Message, sender: PeerId) -> Message | None:
+        """Answer without records and providers."""
+        honest = super().answer(request, sender)
+        if honest is None:
+            return None
+        return Message(honest.type, honest.key, closer=honest.closer)
+
+
+class Forger(Hostile):
+    """Leads on like an honest node, and makes up records and providers."""
+
+    def answer(self, request: Message, sender: PeerId) -> Message | None:
+        """Answer with forged records and providers that are not there."""
+        honest = super().answer(request, sender)
+        if honest is None or request.type is not MessageType.GET_PROVIDERS:
+            return honest
+        address = self.world.addresses(self.peer)
+        made_up = tuple(
+            Peer(PeerInfo(random_peer(self.host.rng), address)) for _ in range(MAX_PEERS)
+        )
+        return Message(honest.type, honest.key, closer=honest.closer, providers=made_up)
+
+
+class Eclipser(Hostile):
+    """Names only its own gang, so that who asks it never meets anybody else."""
+
+    def answer(self, request: Message, sender: PeerId) -> Message | None:
+        """Answer with the members nearest to the key."""
+        if super().answer(request, sender) is None:
+            return None
+        gang = (peer for peer in self.gang.nearest(request.key) if peer != self.peer)
+        closer = tuple(Peer(PeerInfo(peer, self.world.addresses(peer))) for peer in gang)
+        return Message(request.type, request.key, closer=closer)
