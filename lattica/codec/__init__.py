@@ -3,11 +3,12 @@
 from ._canonical import Value as Value, pack as pack, unpack as unpack
 from ._dtypes import (
     WIDTHS as WIDTHS,
+    Array as Array,
     UnsupportedDType as UnsupportedDType,
     dtype_name as dtype_name,
     numpy_dtype as numpy_dtype,
 )
-from ._pickles import looks_like_pickle as looks_like_pickle
+from ._pickles import PICKLE as PICKLE, looks_like_pickle as looks_like_pickle
 from ._tensors import Buffer as Buffer, Receiver as Receiver, decode as decode, encode as encode
 from ._views import (
     TensorBytes as TensorBytes,

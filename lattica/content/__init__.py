@@ -45,6 +45,11 @@ from ._ranges import (
     RangeOutside as RangeOutside,
 )
 from ._reading import BlockBatch as BlockBatch
+from ._segments import (
+    NotCutSo as NotCutSo,
+    SegmentRoots as SegmentRoots,
+    segment_cid as segment_cid,
+)
 from ._traffic import (
     ExchangeLimits as ExchangeLimits,
     ExchangeStats as ExchangeStats,

@@ -23,11 +23,12 @@ from lattica.cid import Codec
 from lattica.errors import InvalidInput, NotFound
 
 from ._blocks import Want
+from ._segments import SegmentRoots
 from ._unixfs import DagError, DirectoryNode, decode
 from ._walk import MAX_TREE_DEPTH, Tree, Walker
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator
+    from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
     from lattica.cid import CID
 
@@ -147,6 +148,21 @@ class ObjectReader:
             for cid, want in zip(needed, wants, strict=True):
                 tree.receive(cid, await want.wait())
         return tree.files
+
+    async def segments(self, lengths: Sequence[int]) -> list[CID]:
+        """Return the root of each segment of this file, which is cut into `lengths`, in bytes.
+
+        Fetches the topmost index blocks: one for up to 1 024 segments.
+
+        Raises:
+            NotCutSo: the file is not cut so.
+        """
+        roots = SegmentRoots(self.root, lengths)
+        while needed := roots.needed():
+            wants = [Want(cid.multihash, None, 0, self.path) for cid in needed]
+            for cid, want in zip(needed, await self._blocks.request(wants), strict=True):
+                roots.receive(cid, await want.wait())
+        return roots.found()
 
     async def open(self, path: str) -> ObjectReader:
         """Return a reader of what is at `path` below this directory; it shares all that this has.

@@ -15,6 +15,13 @@ from ._delta_format import (
     read_delta as read_delta,
 )
 from ._files import cut_file as cut_file, read_header as read_header
+from ._reading import (
+    LazyTensor as LazyTensor,
+    LocalReader as LocalReader,
+    Reader as Reader,
+    TensorReader as TensorReader,
+    open_tensors as open_tensors,
+)
 from ._safetensors import (
     Header as Header,
     SafetensorsError as SafetensorsError,
@@ -22,4 +29,18 @@ from ._safetensors import (
     cut as cut,
     header_size as header_size,
     parse_header as parse_header,
+)
+from ._select import (
+    Portion as Portion,
+    parse_layers as parse_layers,
+    parse_rank as parse_rank,
+    parse_tensor as parse_tensor,
+    portion as portion,
+    select as select,
+)
+from ._view import (
+    FileView as FileView,
+    MalformedCheckpoint as MalformedCheckpoint,
+    TensorInfo as TensorInfo,
+    view_file as view_file,
 )
