@@ -18,16 +18,30 @@ import typer
 from lattica._control import NodeNotRunning, Request
 
 from . import _show
-from ._output import Face, Output
+from ._options import (
+    AnnounceOption,
+    BootstrapOption,
+    HomeOption,
+    JsonOption,
+    LinesOption,
+    ListenOption,
+    MdnsOption,
+    QuietOption,
+    SwarmOption,
+    TimeoutOption,
+    VerboseOption,
+    session as _session,
+)
 from ._ranges import get_range
-from ._session import EXIT_INTERRUPTED, Session, open_session
+from ._session import EXIT_INTERRUPTED, Session
 from ._sim import sim
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
-    from contextlib import AbstractContextManager
 
     from lattica.node import AsyncNode
+
+    from ._output import Output
 
 app = typer.Typer(
     epilog="Exit codes: 0 ok, 1 unexpected, 2 usage, 3 not found, 4 unreachable, 5 integrity, "
@@ -38,43 +52,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-HomeOption = Annotated[
-    Path | None,
-    typer.Option("--home", metavar="DIR", help="The node's folder [LATTICA_HOME, ~/.lattica]."),
-]
-VerboseOption = Annotated[
-    int,
-    typer.Option(
-        "--verbose", "-v", count=True, show_default=False, help="Log more; -vv everything."
-    ),
-]
-QuietOption = Annotated[
-    bool, typer.Option("--quiet", "-q", help="No talk and no progress, only data and errors.")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-LinesOption = Annotated[bool, typer.Option("--json-lines", help="Print JSON events, one a line.")]
-TimeoutOption = Annotated[
-    float | None,
-    typer.Option("--timeout", metavar="SECONDS", min=0.001, help="Give up after so long."),
-]
-ListenOption = Annotated[
-    list[str] | None, typer.Option("--listen", metavar="ADDR", help="Listen here (repeatable).")
-]
-AnnounceOption = Annotated[
-    list[str] | None,
-    typer.Option("--announce", metavar="ADDR", help="Tell others this address (repeatable)."),
-]
-BootstrapOption = Annotated[
-    list[str] | None,
-    typer.Option("--bootstrap", metavar="ADDR", help="Join through this peer (repeatable)."),
-]
-MdnsOption = Annotated[
-    bool | None, typer.Option("--mdns/--no-mdns", help="Find peers on the local network.")
-]
-SwarmOption = Annotated[
-    str | None, typer.Option("--swarm", metavar="NAME", help="Whose announcements to hear.")
-]
 
 
 def _print_version(wanted: bool) -> None:
@@ -102,25 +79,6 @@ def every_command(
     ] = False,
 ) -> None:
     """Share models, tensors and files between peers, without a broker."""
-
-
-def _session(
-    home: Path | None,
-    verbose: int,
-    *,
-    as_json: bool = False,
-    lines: bool = False,
-    quiet: bool = False,
-    **flags: Any,
-) -> AbstractContextManager[Session]:
-    if as_json and lines:
-        raise typer.BadParameter("--json and --json-lines exclude each other")
-    face = Face.JSON if as_json else Face.JSON_LINES if lines else Face.TEXT
-    given = {  # an empty list: a repeatable flag that was never given
-        name: (tuple(value) or None) if isinstance(value, list) else value
-        for name, value in flags.items()
-    }
-    return open_session(home=home, verbose=verbose, face=face, quiet=quiet, flags=given)
 
 
 @app.command()

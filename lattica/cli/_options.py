@@ -1,0 +1,71 @@
+"""The options that many commands take, spelled once, and how a command begins."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ._output import Face
+from ._session import Session, open_session
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+HomeOption = Annotated[
+    Path | None,
+    typer.Option("--home", metavar="DIR", help="The node's folder [LATTICA_HOME, ~/.lattica]."),
+]
+VerboseOption = Annotated[
+    int,
+    typer.Option(
+        "--verbose", "-v", count=True, show_default=False, help="Log more; -vv everything."
+    ),
+]
+QuietOption = Annotated[
+    bool, typer.Option("--quiet", "-q", help="No talk and no progress, only data and errors.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+LinesOption = Annotated[bool, typer.Option("--json-lines", help="Print JSON events, one a line.")]
+TimeoutOption = Annotated[
+    float | None,
+    typer.Option("--timeout", metavar="SECONDS", min=0.001, help="Give up after so long."),
+]
+ListenOption = Annotated[
+    list[str] | None, typer.Option("--listen", metavar="ADDR", help="Listen here (repeatable).")
+]
+AnnounceOption = Annotated[
+    list[str] | None,
+    typer.Option("--announce", metavar="ADDR", help="Tell others this address (repeatable)."),
+]
+BootstrapOption = Annotated[
+    list[str] | None,
+    typer.Option("--bootstrap", metavar="ADDR", help="Join through this peer (repeatable)."),
+]
+MdnsOption = Annotated[
+    bool | None, typer.Option("--mdns/--no-mdns", help="Find peers on the local network.")
+]
+SwarmOption = Annotated[
+    str | None, typer.Option("--swarm", metavar="NAME", help="Whose announcements to hear.")
+]
+
+
+def session(
+    home: Path | None,
+    verbose: int,
+    *,
+    as_json: bool = False,
+    lines: bool = False,
+    quiet: bool = False,
+    **flags: Any,
+) -> AbstractContextManager[Session]:
+    """Begin a command: read its settings, say things its way. `flags` are settings that it sets."""
+    if as_json and lines:
+        raise typer.BadParameter("--json and --json-lines exclude each other")
+    face = Face.JSON if as_json else Face.JSON_LINES if lines else Face.TEXT
+    given = {  # an empty list: a repeatable flag that was never given
+        name: (tuple(value) or None) if isinstance(value, list) else value
+        for name, value in flags.items()
+    }
+    return open_session(home=home, verbose=verbose, face=face, quiet=quiet, flags=given)
