@@ -2,7 +2,7 @@
 
 from ._bootstrap import BootstrapPhase as BootstrapPhase, BootstrapStatus as BootstrapStatus
 from ._clock import ClockSkew as ClockSkew
-from ._lookup import LookupReport as LookupReport
+from ._lookup_report import LookupReport as LookupReport, Outcome as Outcome
 from ._messages import MessageError as MessageError
 from ._namespaces import (
     Namespaces as Namespaces,

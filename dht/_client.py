@@ -16,12 +16,14 @@ import trio
 from lattica._nursery import private_nursery
 from lattica.errors import LatticaError
 from lattica.identity import PeerId
-from lattica.transport import ConnectionLimit, PeerInfo, ProtocolNotSupported
+from lattica.transport import ConnectionLimit, PeerInfo, ProtocolNotSupported, ip_group
 
 from ._keys import K, position
-from ._lookup import Lookup, Patience
+from ._lookup import Lookup
+from ._lookup_report import Outcome
 from ._messages import Message, MessageType
-from ._requests import Requester
+from ._patience import Patience
+from ._requests import Reply, Requester
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -113,7 +115,8 @@ class Client:
             lookup: whom to ask. Cancelled, it keeps what it has learnt so far.
             request: what to ask each.
             found: called with the providers that are news, as they come.
-            heard: called with each answer, and whose it is.
+            heard: called with each answer that counts, and who gave it; `lookup.path_of` says on
+                which path. It may stop the lookup.
             enough: asked after each answer and failure.
         """
         requests: dict[PeerId, trio.CancelScope] = {}
@@ -121,16 +124,18 @@ class Client:
 
         async def ask(peer: PeerInfo) -> None:
             with requests[peer.peer]:
-                answer = await self.ask(peer, request)
+                reply = await self._request(peer, request)
                 now = trio.current_time()
-                if isinstance(answer, str):
-                    lookup.fail(peer.peer, answer, now=now)
+                if isinstance(reply, str):
+                    lookup.fail(peer.peer, reply, now=now)
                 else:
-                    closer = [each.info for each in answer.closer]
-                    providers = [each.info for each in answer.providers]
+                    closer = [each.info for each in reply.message.closer]
+                    providers = [each.info for each in reply.message.providers]
                     self._remember(providers)
-                    heard(peer.peer, answer)
-                    found(lookup.receive(peer.peer, closer, providers, now=now))
+                    group = ip_group(reply.address)
+                    found(lookup.receive(peer.peer, closer, providers, now=now, group=group))
+                    if lookup.path_of(peer.peer) is not None:
+                        heard(peer.peer, reply.message)
                 news.set()
 
         async with self._lookups, private_nursery() as nursery:
@@ -149,18 +154,24 @@ class Client:
                 for late in lookup.handle_timeout(now):
                     self._note_failure(late)
                     requests[late].cancel()
-                if now >= ends_at or enough():
+                if enough():
                     lookup.stop(now)
+                elif now >= ends_at:
+                    lookup.stop(now, Outcome.OUT_OF_TIME)
             nursery.cancel_scope.cancel()
         if lookup.report().complete:
             self.table.looked_up(lookup.target, now=trio.current_time())
 
     async def ask(self, peer: PeerInfo, request: Message) -> Message | str:
         """Return the answer of `peer`, or in a word or two why there is none."""
+        reply = await self._request(peer, request)
+        return reply if isinstance(reply, str) else reply.message
+
+    async def _request(self, peer: PeerInfo, request: Message) -> Reply | str:
         is_visit = self._mesh.connected(peer.peer) is None
         asked = self._clock.wall()
         try:
-            answer = await self._requester.ask(peer, request)
+            reply = await self._requester.ask(peer, request)
         except ProtocolNotSupported:
             self.forget(peer.peer)
             return "other-protocol"
@@ -175,11 +186,11 @@ class Client:
             # Also of one that takes connections and answers nothing, until we give up.
             if is_visit and self._mesh.connected(peer.peer) is not None:
                 self._note_visit(peer.peer)
-        self._note_answer(peer.peer)
-        if answer.clock:
-            answered = self._clock.wall()
-            self._clock.observe(peer.peer, answer.clock / 1000, asked=asked, answered=answered)
-        return answer
+        self._note_answer(peer.peer, reply.address)
+        if reply.message.clock:
+            answered, theirs = self._clock.wall(), reply.message.clock / 1000
+            self._clock.observe(peer.peer, theirs, asked=asked, answered=answered)
+        return reply
 
     async def tell(self, peer: PeerInfo, frames: Sequence[bytes]) -> bool:
         """Send messages that have no answer; says whether `peer` took them."""
@@ -196,6 +207,12 @@ class Client:
         return PeerInfo(peer, tuple(dict.fromkeys((*self._mesh.book.addresses(peer), *hearsay))))
 
     # Who is there.
+
+    def wants(self, peer: PeerId) -> bool:
+        """Say whether asking `peer`, which is connected, may make it a contact."""
+        connection = self._mesh.connected(peer)
+        group = None if connection is None else ip_group(connection.remote_address)
+        return self.table.wants(peer, group)
 
     def consider(self, peer: PeerId) -> None:
         """Have `peer` asked whether it is there.
@@ -248,8 +265,8 @@ class Client:
             finally:
                 self._probing.discard(peer)
 
-    def _note_answer(self, peer: PeerId) -> None:
-        to_check = self.table.add(peer, now=trio.current_time())
+    def _note_answer(self, peer: PeerId, address: Multiaddr) -> None:
+        to_check = self.table.add(peer, now=trio.current_time(), group=ip_group(address))
         if to_check is not None:
             self.consider(to_check)
         if len(self.table) and (self.alone or not self.met.is_set()):

@@ -5,125 +5,46 @@ nearer still. What they name is asked in turn, nearest first, until the `k` near
 alive have all answered (spec/dht.md §5; the Kademlia paper §2.3). Each step at least halves the
 distance, so this takes about log2(n) steps.
 
-The service drives it: `next_requests` says whom to ask now, `receive` and `fail` say what came of
-it, `handle_timeout` what did not come in time, `next_timeout` when to call that. Two deadlines keep
-a dead peer from costing more than a moment: after `patience.soft` seconds a request no longer
-counts as one of the few in flight, so another peer is asked beside it, while a late answer is still
-welcome; after `patience.hard` it has failed.
+It walks on `paths` disjoint paths at once, among which its first peers are dealt. What a peer
+names is heard on its path alone, and no peer is asked on two; so who lies to us leads one path
+astray, and the others arrive. Each path goes on until it knows its own part of the neighbourhood,
+and all of them until they know all of it together. The rules of belief are those of `_candidates`.
 
-Whatever a peer answers is hearsay, so nothing it says can run the lookup away: of one answer only
-the `k` nearest peers count, ourselves and repetitions are dropped, candidates and requests are
-bounded, and a peer matters to the result only once it has answered itself. A lookup for providers
-takes only a share of those it wants from any one peer before it has heard all.
+The service drives it: `next_requests` says whom to ask now, `receive` and `fail` say what came of
+it, `handle_timeout` what did not come in time, `next_timeout` when to call that. Two deadlines
+(`_patience`) keep a dead peer from costing more than a moment: after the soft one a request no
+longer counts as one of the few in flight, so another peer is asked beside it, while a late answer
+is still welcome; after the hard one it has failed.
+
+A lookup for providers takes only a share of those it wants from any one peer before it has heard
+all. A lookup for values is judged by its owner, who hears each answer and the path it came on
+(`path_of`), and calls `stop` when it is sure.
 """
 
 from __future__ import annotations
 
-import enum
 import math
-from bisect import insort
 from collections import Counter
-from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING
 
-from lattica.transport import PeerInfo
+from lattica.transport import ip_group
 
-from ._keys import KEY_BITS, K, position, shared_bits
-from ._messages import MAX_ADDRESSES
+from ._candidates import Candidate, Candidates, State
+from ._keys import KEY_BITS, K, place_of, position, shared_bits
+from ._lookup_report import TIMED_OUT, LookupReport, Outcome
+from ._patience import Patience
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from lattica.identity import PeerId
-    from lattica.transport import Multiaddr
+    from lattica.transport import Multiaddr, PeerInfo
 
 PARALLELISM = 6  # requests in flight; Kademlia's alpha
-MAX_CANDIDATES = 256  # peers remembered per lookup
-MAX_REQUESTS = 160  # peers asked per lookup; a network of a million nodes needs some 40
+PATHS = 3  # disjoint paths
+MAX_REQUESTS = 160  # peers asked per lookup; a network of a million nodes needs some 50
 MAX_FOUND = 1024  # providers collected per lookup
-
-
-class Patience:
-    """How long to wait for an answer, learnt from those that came (RFC 6298 §2, in seconds)."""
-
-    SOFT_LEAST, SOFT_MOST = 0.25, 3.0
-    HARD_LEAST, HARD_MOST = 2.0, 10.0
-
-    def __init__(self) -> None:
-        self._mean: float | None = None
-        self._deviation = 0.0
-
-    def observe(self, seconds: float) -> None:
-        """Note how long an answer took, the time to connect included."""
-        if self._mean is None:
-            self._mean, self._deviation = seconds, seconds / 2
-            return
-        self._deviation += (abs(seconds - self._mean) - self._deviation) / 4
-        self._mean += (seconds - self._mean) / 8
-
-    @property
-    def soft(self) -> float:
-        """After so long we ask somebody else beside the silent peer."""
-        if self._mean is None:
-            return 1.0
-        usual = self._mean + 4 * self._deviation
-        return min(max(usual, self.SOFT_LEAST), self.SOFT_MOST)
-
-    @property
-    def hard(self) -> float:
-        """After so long the request has failed."""
-        return min(max(4 * self.soft, self.HARD_LEAST), self.HARD_MOST)
-
-
-class _State(enum.Enum):
-    NEW = enum.auto()
-    ASKED = enum.auto()
-    SLOW = enum.auto()  # asked, silent beyond the soft deadline
-    ANSWERED = enum.auto()
-    FAILED = enum.auto()
-
-
-@dataclass(slots=True)
-class _Candidate:
-    peer: PeerId
-    hops: int
-    addresses: dict[Multiaddr, None] = field(default_factory=dict)
-    state: _State = _State.NEW
-    asked_at: float = 0.0
-
-    @property
-    def info(self) -> PeerInfo:
-        return PeerInfo(self.peer, tuple(self.addresses))
-
-
-@dataclass(frozen=True, slots=True)
-class LookupReport:
-    """What a lookup did.
-
-    Attributes:
-        asked: peers that were sent a request.
-        answered: peers that answered it.
-        failures: how many of the others failed, by why.
-        hops: steps from our own contacts to the furthest peer that answered.
-        seconds: how long it took.
-        complete: the nearest peers have all answered. False: it was stopped, or ran out.
-    """
-
-    asked: int
-    answered: int
-    failures: dict[str, int]
-    hops: int
-    seconds: float
-    complete: bool
-
-    def __str__(self) -> str:
-        if not self.asked:
-            return "no peer could be asked: none is known"
-        text = f"asked {self.asked} peers, {self.answered} answered"
-        if self.failures:
-            reasons = ", ".join(f"{count} {why}" for why, count in sorted(self.failures.items()))
-            text += f" ({reasons})"
-        return text
 
 
 class Lookup:
@@ -132,13 +53,45 @@ class Lookup:
     Args:
         key: a peer ID or multihash, in bytes.
         local: ourselves; never a candidate.
-        seeds: the contacts to start from, in any order; `seed` adds more.
+        seeds: the contacts to start from; `seed` adds more.
         now: the time, in seconds, as in all methods.
         k: how many nearest peers have to answer.
         parallelism: requests in flight.
+        paths: disjoint paths; 1 makes it a plain lookup.
         patience: deadlines; shared between lookups, which teach it.
         wanted: stop when so many providers were found. None: look until the nearest have answered.
+        group_of: the network an address belongs to, see `transport.ip_group`; None is not counted.
     """
+
+    __slots__ = (
+        "_all_paths",
+        "_answered",
+        "_asked",
+        "_asked_on",
+        "_candidates",
+        "_ended_at",
+        "_failures",
+        "_flying",
+        "_found",
+        "_hops",
+        "_in_flight",
+        "_k",
+        "_k_of_path",
+        "_local",
+        "_parallelism",
+        "_paths",
+        "_paths_answered",
+        "_paths_begun",
+        "_patience",
+        "_seeds",
+        "_started_at",
+        "_stopped",
+        "_surplus",
+        "_waiting",
+        "_wanted",
+        "key",
+        "target",
+    )
 
     def __init__(
         self,
@@ -149,37 +102,48 @@ class Lookup:
         now: float,
         k: int = K,
         parallelism: int = PARALLELISM,
+        paths: int = PATHS,
         patience: Patience | None = None,
         wanted: int | None = None,
+        group_of: Callable[[Multiaddr], bytes | None] = ip_group,
     ) -> None:
         self.key = key
         self.target = position(key)
         self._local, self._k, self._parallelism = local, k, parallelism
+        self._paths, self._all_paths = paths, (1 << paths) - 1
+        # Half the neighbourhood shows a path that it has arrived; the other half is asked once.
+        self._k_of_path = -(-k // 2)
         self._patience = patience if patience is not None else Patience()
         self._started_at = self._ended_at = now
-        self._candidates: dict[PeerId, _Candidate] = {}
-        self._order: list[tuple[int, PeerId]] = []  # by distance; of those that have not failed
-        self._waiting: dict[PeerId, _Candidate] = {}  # asked or slow, in the order asked
+        self._candidates = Candidates(self.target, group_of=group_of)
+        self._waiting: dict[bytes, Candidate] = {}  # asked or slow, in the order asked
         self._in_flight = 0  # asked, not slow
+        self._flying = [0] * paths  # of these, on each path
+        self._asked_on = [0] * paths  # in all, on each path
+        self._seeds = self._paths_begun = self._paths_answered = 0
         self._asked = self._answered = self._hops = 0
         self._failures: Counter[str] = Counter()
-        self._stopped = False
+        self._stopped: Outcome | None = None
         self._wanted = wanted
         self._found: dict[PeerId, PeerInfo] = {}
         self._surplus: dict[PeerId, PeerInfo] = {}
         self.seed(seeds)
 
     def seed(self, seeds: Iterable[PeerInfo]) -> None:
-        """Start from these peers as well."""
-        for info in seeds:
-            self._consider(info, hops=1)
+        """Start from these peers as well. We know them ourselves, so they are no hearsay."""
+        for info in self._by_distance(seeds):
+            if info.peer != self._local:
+                path = 1 << self._seeds % self._paths
+                self._seeds += 1
+                self._paths_begun |= path
+                self._candidates.hear(info, paths=path, namer=None, hops=1)
 
     @property
     def finished(self) -> bool:
         """True when there is nothing more to ask, or to wait for."""
-        if self._stopped:
+        if self._stopped is not None:
             return True
-        if self._in_flight or self._next_candidate() is not None:
+        if self._in_flight or self._next() is not None:
             return False
         # Only slow peers are left. They matter where too few others have answered.
         return not self._waiting or self._answered >= self._k
@@ -187,13 +151,18 @@ class Lookup:
     def next_requests(self, now: float) -> list[PeerInfo]:
         """Return the peers to ask now, and note them as asked. Each must end in a call below."""
         requests: list[PeerInfo] = []
-        while not self._stopped and self._in_flight < self._parallelism:
-            candidate = self._next_candidate()
-            if candidate is None:
+        while self._stopped is None and self._in_flight < self._parallelism:
+            found = self._next()
+            if found is None:
                 break
-            candidate.state, candidate.asked_at = _State.ASKED, now
-            self._waiting[candidate.peer] = candidate
+            candidate, path = found
+            self._candidates.ask(candidate, path)
+            soft, hard = self._patience.deadlines(candidate.peer)
+            candidate.asked_at, candidate.soft_at, candidate.hard_at = now, now + soft, now + hard
+            self._waiting[candidate.peer.raw] = candidate
             self._in_flight += 1
+            self._flying[path] += 1
+            self._asked_on[path] += 1
             self._asked += 1
             requests.append(candidate.info)
         return requests
@@ -205,21 +174,34 @@ class Lookup:
         providers: Iterable[PeerInfo] = (),
         *,
         now: float,
+        group: bytes | None = None,
     ) -> list[PeerInfo]:
         """Take the answer of `peer`. Returns the providers that are news.
 
         An answer that comes after its deadline is as good as any; one that was never asked for is
-        ignored.
+        ignored, and so is one from a network of which enough peers have answered.
+
+        Args:
+            peer: who answers.
+            closer: the nearer peers that it names.
+            providers: the providers that it names.
+            now: the time.
+            group: of the address that its connection really has, see `group_of`.
         """
-        candidate = self._settle(peer, now, _State.ANSWERED)
+        candidate = self._settle(peer, now)
         if candidate is None:
             return []
-        self._patience.observe(now - candidate.asked_at)
+        self._patience.observe(now - candidate.asked_at, peer)
+        if not self._candidates.answered(candidate, group):
+            self._failures["crowded"] += 1
+            return []
         self._answered += 1
+        self._paths_answered |= 1 << candidate.path
         self._hops = max(self._hops, candidate.hops)
-        nearest = sorted(closer, key=lambda info: position(info.peer.raw) ^ self.target)
-        for info in nearest[: self._k]:
-            self._consider(info, hops=candidate.hops + 1)
+        nearest = self._by_distance(closer)[: self._k]
+        for info, paths in zip(nearest, self._deal(candidate.path), strict=False):
+            if info.peer != self._local:
+                self._candidates.hear(info, paths=paths, namer=candidate, hops=candidate.hops + 1)
         return self.found(providers)
 
     def found(self, providers: Iterable[PeerInfo]) -> list[PeerInfo]:
@@ -250,43 +232,42 @@ class Lookup:
 
     def fail(self, peer: PeerId, why: str, *, now: float) -> None:
         """Note that asking `peer` failed. `why` is a few words, counted in the report."""
-        if self._settle(peer, now, _State.FAILED) is not None:
+        candidate = self._settle(peer, now)
+        if candidate is not None:
+            self._candidates.failed(candidate)
             self._failures[why] += 1
 
-    def stop(self, now: float) -> None:
+    def stop(self, now: float, outcome: Outcome = Outcome.SATISFIED) -> None:
         """End it: the caller has what it wanted, or no more time."""
-        self._stopped = True
-        self._ended_at = now
+        if self._stopped is None:
+            self._stopped = outcome
+            self._ended_at = now
 
     def handle_timeout(self, now: float) -> list[PeerId]:
         """Let deadlines pass. Returns the peers whose requests have failed: cancel those."""
         late: list[PeerId] = []
-        soft, hard = self._patience.soft, self._patience.hard
         for candidate in list(self._waiting.values()):
-            # The same sums as in `next_timeout`: a difference would round the other way.
-            if now >= candidate.asked_at + hard:
-                self.fail(candidate.peer, "timed out", now=now)
+            if now >= candidate.hard_at:
+                self.fail(candidate.peer, TIMED_OUT, now=now)
                 late.append(candidate.peer)
-            elif now >= candidate.asked_at + soft and candidate.state is _State.ASKED:
-                candidate.state = _State.SLOW
-                self._in_flight -= 1
+            elif now >= candidate.soft_at and candidate.state is State.ASKED:
+                candidate.state = State.SLOW
+                self._land(candidate)
         return late
 
     def next_timeout(self) -> float:
         """Return when `handle_timeout` has something to do; infinity when nobody is waited for."""
-        soft, hard = self._patience.soft, self._patience.hard
         return min(
             (
-                candidate.asked_at + (soft if candidate.state is _State.ASKED else hard)
+                candidate.soft_at if candidate.state is State.ASKED else candidate.hard_at
                 for candidate in self._waiting.values()
             ),
             default=math.inf,
         )
 
     def answered(self) -> list[PeerInfo]:
-        """Return all peers that have answered, nearest first."""
-        candidates = (self._candidates[peer] for _, peer in self._order)
-        return [each.info for each in candidates if each.state is _State.ANSWERED]
+        """Return all peers that have answered, on whatever path, nearest first."""
+        return [each.info for each in self._candidates if each.state is State.ANSWERED]
 
     def closest(self) -> list[PeerInfo]:
         """Return the nearest peers that have answered, nearest first, at most `k`."""
@@ -297,13 +278,20 @@ class Lookup:
 
         Then a minority of them cannot hide anything that all of them should know.
         """
-        nearest = [self._candidates[peer].state for _, peer in self._order[: self._k]]
-        return 2 * nearest.count(_State.ANSWERED) > len(nearest)
+        nearest = [candidate.state for candidate in islice(self._candidates, self._k)]
+        return 2 * nearest.count(State.ANSWERED) > len(nearest)
+
+    def path_of(self, peer: PeerId) -> int | None:
+        """Return the path on which `peer` has answered, from 0; None: it has not, to any effect."""
+        candidate = self._candidates.get(peer)
+        if candidate is None or candidate.state is not State.ANSWERED:
+            return None
+        return candidate.path
 
     def addresses_of(self, peer: PeerId) -> tuple[Multiaddr, ...]:
         """Return what was said about where `peer` is; hearsay."""
         candidate = self._candidates.get(peer)
-        return tuple(candidate.addresses) if candidate is not None else ()
+        return candidate.addresses if candidate is not None else ()
 
     def covered_bits(self) -> int:
         """Return how many leading bits of the target name a region whose peers are all known.
@@ -314,75 +302,74 @@ class Lookup:
         nearest = self.closest()
         if len(nearest) < self._k:
             return 0  # there are fewer than k peers in all: we know each of them
-        return min(
-            shared_bits(position(nearest[-1].peer.raw), self.target) + 1,
-            KEY_BITS,
-        )
+        return min(shared_bits(place_of(nearest[-1].peer.raw), self.target) + 1, KEY_BITS)
 
     def report(self) -> LookupReport:
         """Say what was done so far."""
-        complete = not self._stopped and self._asked < MAX_REQUESTS and self._answered > 0
         return LookupReport(
             self._asked,
             self._answered,
             dict(self._failures),
             self._hops,
             self._ended_at - self._started_at,
-            complete,
+            self._paths_answered.bit_count(),
+            self._outcome(),
         )
 
-    def _next_candidate(self) -> _Candidate | None:
-        # Of the k nearest that may yet answer, the nearest that was not asked. Slow ones do not
-        # count among the k, or a few dead peers near the target would end the lookup early.
+    def _outcome(self) -> Outcome:
+        if self._stopped is not None:
+            return self._stopped
+        if not self.finished:
+            return Outcome.RUNNING
+        if not self._asked:
+            return Outcome.NOBODY_KNOWN
+        if not self._answered:
+            return Outcome.NO_ANSWER
+        return Outcome.TOO_MANY if self._asked >= MAX_REQUESTS else Outcome.COMPLETE
+
+    def _next(self) -> tuple[Candidate, int] | None:
+        # First each path for itself, the one that has asked least first; then what is missing among
+        # the nearest of all, on the path it was heard of on.
         if self._asked >= MAX_REQUESTS:
             return None
-        alive = 0
-        for _, peer in self._order:
-            candidate = self._candidates[peer]
-            if candidate.state is _State.NEW:
-                return candidate
-            alive += candidate.state is not _State.SLOW
-            if alive == self._k:
-                return None
-        return None
-
-    def _consider(self, info: PeerInfo, *, hops: int) -> None:
-        known = self._candidates.get(info.peer)
-        if known is None:
-            if info.peer == self._local:
-                return
-            if len(self._candidates) >= MAX_CANDIDATES and not self._make_room(info.peer):
-                return
-            known = self._candidates[info.peer] = _Candidate(info.peer, hops)
-            insort(self._order, (position(info.peer.raw) ^ self.target, info.peer))
-        for address in info.addresses:
-            if len(known.addresses) < MAX_ADDRESSES:
-                known.addresses.setdefault(address)
-
-    def _make_room(self, peer: PeerId) -> bool:
-        # The furthest candidate gives way, if it is further than the newcomer and was not asked.
-        furthest = self._candidates[self._order[-1][1]] if self._order else None
-        if furthest is None or furthest.state is not _State.NEW:
-            return False
-        if position(peer.raw) ^ self.target >= self._order[-1][0]:
-            return False
-        self._order.pop()
-        del self._candidates[furthest.peer]
-        return True
-
-    def _settle(self, peer: PeerId, now: float, state: _State) -> _Candidate | None:
-        candidate = self._waiting.pop(peer, None)
+        flying, asked = self._flying, self._asked_on
+        for path in sorted(range(self._paths), key=lambda path: (flying[path], asked[path])):
+            if self._paths_begun >> path & 1:
+                candidate = self._candidates.next_on(1 << path, self._k_of_path)
+                if candidate is not None:
+                    return candidate, path
+        candidate = self._candidates.next_on(self._all_paths, self._k)
         if candidate is None:
             return None
-        if candidate.state is _State.ASKED:
-            self._in_flight -= 1
-        candidate.state = state
-        if state is _State.FAILED:
-            # It stays known, so that nobody can bring it back, and leaves the order.
-            self._order.remove((position(peer.raw) ^ self.target, peer))
-        if not self._stopped:
+        return candidate, (candidate.paths & -candidate.paths).bit_length() - 1
+
+    def _deal(self, path: int) -> list[int]:
+        # A lookup that began with fewer peers than paths has them all meet in one: the first to
+        # answer names peers for the empty ones as well.
+        empty = self._all_paths & ~self._paths_begun
+        if not empty:
+            return [1 << path] * self._k
+        self._paths_begun = self._all_paths
+        hands = [1 << path, *(1 << other for other in range(self._paths) if empty >> other & 1)]
+        return [hands[turn % len(hands)] for turn in range(self._k)]
+
+    def _by_distance(self, infos: Iterable[PeerInfo]) -> list[PeerInfo]:
+        target = self.target
+        return sorted(infos, key=lambda info: place_of(info.peer.raw) ^ target)
+
+    def _settle(self, peer: PeerId, now: float) -> Candidate | None:
+        candidate = self._waiting.pop(peer.raw, None)
+        if candidate is None:
+            return None
+        if candidate.state is State.ASKED:
+            self._land(candidate)
+        if self._stopped is None:
             self._ended_at = now
         return candidate
+
+    def _land(self, candidate: Candidate) -> None:
+        self._in_flight -= 1
+        self._flying[candidate.path] -= 1
 
     def _take(self, info: PeerInfo) -> list[PeerInfo]:
         limit = MAX_FOUND if self._wanted is None else self._wanted
@@ -390,5 +377,5 @@ class Lookup:
             return []
         self._found[info.peer] = info
         if self._wanted is not None and len(self._found) >= self._wanted:
-            self._stopped = True
+            self._stopped = Outcome.SATISFIED
         return [info]

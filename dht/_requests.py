@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import trio
@@ -42,6 +42,14 @@ class NoAnswer(Unreachable):
     code = "dht-no-answer"
 
 
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer, and the address at the other end of the connection that brought it."""
+
+    message: Message
+    address: Multiaddr
+
+
 class Requester:
     """Asks peers of one mesh in one protocol."""
 
@@ -52,7 +60,7 @@ class Requester:
         self._idle_of: dict[PeerId, list[Stream]] = {}
         self._kept = trio.Event()
 
-    async def ask(self, peer: PeerInfo, request: Message) -> Message:
+    async def ask(self, peer: PeerInfo, request: Message) -> Reply:
         """Send `request` and return the answer. Cancelled, its stream is reset.
 
         Raises:
@@ -72,7 +80,7 @@ class Requester:
         with suppress(NoAnswer):  # it ended the stream in order, after what came before the ping
             await self._ask(peer, frames, Message(MessageType.PING))
 
-    async def _ask(self, peer: PeerInfo, before: Sequence[bytes], request: Message) -> Message:
+    async def _ask(self, peer: PeerInfo, before: Sequence[bytes], request: Message) -> Reply:
         kept = self._take(peer.peer)
         if kept is not None:
             try:
@@ -104,7 +112,7 @@ class Requester:
         for stream in list(self._idle):
             self._drop(stream)
 
-    async def _exchange(self, stream: Stream, before: Sequence[bytes], request: Message) -> Message:
+    async def _exchange(self, stream: Stream, before: Sequence[bytes], request: Message) -> Reply:
         try:
             for batch in _batches((*before, frame(encode(request)))):
                 await stream.send_all(batch)
@@ -113,7 +121,7 @@ class Requester:
             stream.reset()
             raise
         self._put_back(stream)
-        return answer
+        return Reply(answer, stream.connection.remote_address)
 
     def _take(self, peer: PeerId) -> Stream | None:
         streams = self._idle_of.get(peer)

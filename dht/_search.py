@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from lattica.transport import PeerInfo
 
-    from ._lookup import LookupReport
+    from ._lookup_report import LookupReport
 
 
 class Findings:

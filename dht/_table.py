@@ -11,15 +11,24 @@ identities cannot push out what works), so a newcomer to a full bucket becomes a
 a place when a contact there fails. One failure where a spare waits is enough; otherwise a contact
 is asked again, at growing intervals, and leaves after `MAX_FAILURES`.
 
+A thousand identities may be one machine, so contacts of one *group* (a network, see
+`transport.ip_group`) count as one party: two of them in a bucket, eight in the table, and of the
+wider network around it half a bucket. What counts is the address from which the peer's connection
+really came when it answered. Spares of a group are no more than its contacts may be, so one network
+can neither fill a bucket nor the queue before it. Peers without a group are not counted.
+
 Nothing here waits or asks: the service asks `due_checks` and `due_refreshes` what the time demands.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ._keys import KEY_BITS, MAX_AIMED_BITS, K, position, shared_bits
+from lattica.transport import wider_group
+
+from ._keys import KEY_BITS, MAX_AIMED_BITS, K, place_of, shared_bits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,6 +39,9 @@ MAX_FAILURES = 3  # in a row; then a contact leaves even where nobody waits for 
 CHECK_SECONDS = 1800.0  # a contact that was silent for so long is asked whether it is there
 RECHECK_SECONDS = 30.0  # after a first failure; four times as long after each further one
 FRESH_SECONDS = 60.0  # a contact heard from so lately is not checked for a newcomer's sake
+GROUP_IN_BUCKET = 2  # contacts of one group, of K
+GROUP_IN_TABLE = 8
+WIDER_GROUP_IN_BUCKET = K // 2
 REFRESH_SECONDS = 3600.0  # a bucket in whose region nothing was looked up for so long
 
 
@@ -44,6 +56,7 @@ class Contact:
         seen_at: when it last answered us.
         check_at: when to ask whether it is still there, unless it is heard from before.
         failures: requests that failed since it last answered; above 0 others are not sent to it.
+        group: the network it last answered from; None where that is not counted.
     """
 
     peer: PeerId
@@ -52,25 +65,42 @@ class Contact:
     seen_at: float
     check_at: float
     failures: int = 0
+    group: bytes | None = None
+
+
+@dataclass(slots=True)
+class _Spare:
+    seen_at: float
+    group: bytes | None
 
 
 @dataclass(slots=True)
 class _Bucket:
     # Both in the order last heard from, the longest silent first.
     contacts: dict[PeerId, Contact] = field(default_factory=dict)
-    spares: dict[PeerId, float] = field(default_factory=dict)  # and when each last answered
+    spares: dict[PeerId, _Spare] = field(default_factory=dict)
     refreshed_at: float = -float("inf")
 
 
 class RoutingTable:
     """Contacts of one node in one DHT."""
 
-    def __init__(self, local: PeerId, *, bucket_size: int = K) -> None:
+    def __init__(
+        self,
+        local: PeerId,
+        *,
+        bucket_size: int = K,
+        group_in_bucket: int = GROUP_IN_BUCKET,
+        group_in_table: int = GROUP_IN_TABLE,
+    ) -> None:
+        """Make the empty table of the node `local`; the sizes are counted in contacts."""
         self.local = local
-        self.position = position(local.raw)
+        self.position = place_of(local.raw)
         self._bucket_size = bucket_size
+        self._group_in_bucket, self._group_in_table = group_in_bucket, group_in_table
         self._buckets: dict[int, _Bucket] = {}
         self._size = 0
+        self._groups = Counter[bytes]()  # contacts of each
 
     def __len__(self) -> int:
         return self._size
@@ -90,25 +120,41 @@ class RoutingTable:
 
     def bucket_of(self, peer: PeerId) -> int:
         """Return the index of the bucket that `peer` belongs to: the leading bits it shares."""
-        return shared_bits(self.position, position(peer.raw))
+        return shared_bits(self.position, place_of(peer.raw))
 
     def bucket_sizes(self) -> dict[int, int]:
         """Return the number of contacts of each bucket that has any."""
         sizes = {index: len(bucket.contacts) for index, bucket in sorted(self._buckets.items())}
         return {index: size for index, size in sizes.items() if size}
 
-    def wants(self, peer: PeerId) -> bool:
-        """Say whether hearing from `peer` would change the table, so that asking it is worth it."""
+    def group_sizes(self) -> dict[bytes, int]:
+        """Return the number of contacts of each group that has any."""
+        return dict(self._groups)
+
+    def wants(self, peer: PeerId, group: bytes | None = None) -> bool:
+        """Say whether hearing from `peer` would change the table, so that asking it is worth it.
+
+        `group` is that of the address at which it is connected.
+        """
         if peer == self.local:
             return False
         bucket = self._buckets.get(self.bucket_of(peer))
-        if bucket is None or len(bucket.contacts) < self._bucket_size:
-            return bucket is None or peer not in bucket.contacts
-        known = peer in bucket.contacts or peer in bucket.spares
-        return not known and len(bucket.spares) < self._bucket_size
+        if bucket is None:
+            return self._has_room_for(None, group)
+        if peer in bucket.contacts or peer in bucket.spares:
+            return False
+        if len(bucket.contacts) < self._bucket_size:
+            return self._has_room_for(bucket, group)
+        return len(bucket.spares) < self._bucket_size and self._may_wait(bucket, group)
 
-    def add(self, peer: PeerId, *, now: float) -> PeerId | None:
+    def add(self, peer: PeerId, *, now: float, group: bytes | None = None) -> PeerId | None:
         """Note that `peer` has just answered a request of ours.
+
+        Args:
+            peer: who.
+            now: when.
+            group: the group of the address that its connection really came from; None is not
+                counted. One that has moved to a group without room leaves.
 
         Returns:
             The contact to check, when the bucket is full and `peer` waits as a spare: the one
@@ -116,18 +162,20 @@ class RoutingTable:
         """
         if peer == self.local:
             return None
-        where = position(peer.raw)
+        where = place_of(peer.raw)
         bucket = self._buckets.setdefault(shared_bits(self.position, where), _Bucket())
-        contact = bucket.contacts.pop(peer, None)
+        contact = bucket.contacts.get(peer)
         if contact is not None:
-            contact.seen_at, contact.check_at, contact.failures = now, now + CHECK_SECONDS, 0
-            bucket.contacts[peer] = contact
+            self._hear_again(bucket, contact, group, now)
             return None
-        if len(bucket.contacts) < self._bucket_size:
-            bucket.spares.pop(peer, None)
-            self._insert(bucket, peer, where, seen_at=now, check_at=now + CHECK_SECONDS)
-            return None
-        return self._wait(bucket, peer, where, now)
+        bucket.spares.pop(peer, None)
+        if len(bucket.contacts) >= self._bucket_size:
+            return self._wait(bucket, peer, group, now)
+        if self._has_room_for(bucket, group):
+            self._insert(bucket, Contact(peer, where, now, now, now + CHECK_SECONDS, 0, group))
+        else:
+            self._supplant(bucket, peer, group, now)
+        return None
 
     def failed(self, peer: PeerId, *, now: float) -> None:
         """Note that a request to `peer` failed. Peers that are not in the table are ignored."""
@@ -140,7 +188,7 @@ class RoutingTable:
             return  # several lookups that meet it within a moment are one failure
         contact.failures += 1
         contact.check_at = now + RECHECK_SECONDS * 4 ** (contact.failures - 1)
-        if bucket.spares or contact.failures >= MAX_FAILURES:
+        if contact.failures >= MAX_FAILURES or self._next_spare(bucket, contact) is not None:
             self._replace(bucket, peer, now)
 
     def put_off(self, peer: PeerId, *, now: float) -> None:
@@ -234,30 +282,97 @@ class RoutingTable:
         for index in sorted((index for index in self._buckets if index < bits), reverse=True):
             yield list(self._buckets[index].contacts.values())
 
-    def _insert(
-        self, bucket: _Bucket, peer: PeerId, where: int, *, seen_at: float, check_at: float
+    def _hear_again(
+        self, bucket: _Bucket, contact: Contact, group: bytes | None, now: float
     ) -> None:
-        bucket.contacts[peer] = Contact(peer, where, seen_at, seen_at, check_at)
-        self._size += 1
+        del bucket.contacts[contact.peer]
+        bucket.contacts[contact.peer] = contact  # the one heard from last is last
+        contact.seen_at, contact.check_at, contact.failures = now, now + CHECK_SECONDS, 0
+        if group == contact.group:
+            return
+        self._take_out(bucket, contact)
+        if self._has_room_for(bucket, group):
+            contact.group = group
+            self._insert(bucket, contact)
+        else:
+            self._promote_spare(bucket, now)
 
-    def _wait(self, bucket: _Bucket, peer: PeerId, where: int, now: float) -> PeerId | None:
-        bucket.spares.pop(peer, None)
-        failing = next((each.peer for each in bucket.contacts.values() if each.failures), None)
-        if failing is not None:
-            del bucket.contacts[failing]
-            self._size -= 1
-            self._insert(bucket, peer, where, seen_at=now, check_at=now + CHECK_SECONDS)
+    def _wait(
+        self, bucket: _Bucket, peer: PeerId, group: bytes | None, now: float
+    ) -> PeerId | None:
+        if self._supplant(bucket, peer, group, now) or not self._may_wait(bucket, group):
             return None
-        bucket.spares[peer] = now
+        bucket.spares[peer] = _Spare(now, group)
         if len(bucket.spares) > self._bucket_size:
             del bucket.spares[next(iter(bucket.spares))]
         oldest = next(iter(bucket.contacts.values()))
         return oldest.peer if oldest.seen_at <= now - FRESH_SECONDS else None
 
+    def _supplant(self, bucket: _Bucket, peer: PeerId, group: bytes | None, now: float) -> bool:
+        """Give `peer` the place of a contact that is failing; says whether there was one."""
+        for failing in bucket.contacts.values():
+            if failing.failures and self._has_room_for(bucket, group, leaving=failing):
+                self._take_out(bucket, failing)
+                where = place_of(peer.raw)
+                self._insert(bucket, Contact(peer, where, now, now, now + CHECK_SECONDS, 0, group))
+                return True
+        return False
+
     def _replace(self, bucket: _Bucket, peer: PeerId, now: float) -> None:
-        del bucket.contacts[peer]
+        self._take_out(bucket, bucket.contacts[peer])
+        self._promote_spare(bucket, now)
+
+    def _promote_spare(self, bucket: _Bucket, now: float) -> None:
+        # The spare that answered last is the likeliest to be there, and is asked soon.
+        peer = self._next_spare(bucket)
+        if peer is not None:
+            spare = bucket.spares.pop(peer)
+            seen_at, where = spare.seen_at, place_of(peer.raw)
+            self._insert(bucket, Contact(peer, where, seen_at, seen_at, now, 0, spare.group))
+
+    def _next_spare(self, bucket: _Bucket, leaving: Contact | None = None) -> PeerId | None:
+        for peer, spare in reversed(bucket.spares.items()):
+            if self._has_room_for(bucket, spare.group, leaving=leaving):
+                return peer
+        return None
+
+    def _insert(self, bucket: _Bucket, contact: Contact) -> None:
+        bucket.contacts[contact.peer] = contact
+        self._size += 1
+        if contact.group is not None:
+            self._groups[contact.group] += 1
+
+    def _take_out(self, bucket: _Bucket, contact: Contact) -> None:
+        del bucket.contacts[contact.peer]
         self._size -= 1
-        if bucket.spares:
-            # The spare that answered last is the likeliest to be there, and is asked soon.
-            spare, seen_at = bucket.spares.popitem()
-            self._insert(bucket, spare, position(spare.raw), seen_at=seen_at, check_at=now)
+        if contact.group is not None:
+            self._groups[contact.group] -= 1
+            if not self._groups[contact.group]:
+                del self._groups[contact.group]
+
+    def _has_room_for(
+        self, bucket: _Bucket | None, group: bytes | None, *, leaving: Contact | None = None
+    ) -> bool:
+        """Say whether one more contact of `group` is not one too many, once `leaving` has left."""
+        if group is None:
+            return True
+        in_table = self._groups[group] - (leaving is not None and leaving.group == group)
+        if in_table >= self._group_in_table:
+            return False
+        if bucket is None:
+            return True
+        groups = [
+            contact.group
+            for contact in bucket.contacts.values()
+            if contact.group is not None and contact is not leaving
+        ]
+        if groups.count(group) >= self._group_in_bucket:
+            return False
+        wider = wider_group(group)
+        return sum(wider_group(each) == wider for each in groups) < WIDER_GROUP_IN_BUCKET
+
+    def _may_wait(self, bucket: _Bucket, group: bytes | None) -> bool:
+        if group is None:
+            return True
+        waiting = sum(spare.group == group for spare in bucket.spares.values())
+        return waiting < self._group_in_bucket

@@ -109,7 +109,7 @@ class Upkeep:
             return  # it has not been identified yet
         complaint = None
         if self._protocol in spoken:
-            if self._client.table.wants(peer):
+            if self._client.wants(peer):
                 self._client.consider(peer)
         else:
             complaint = f"it does not serve {self._protocol}"

@@ -20,6 +20,7 @@ from ._events import (
     PeerDisconnected as PeerDisconnected,
     PeerIdentified as PeerIdentified,
 )
+from ._groups import ip_group as ip_group, wider_group as wider_group
 from ._links import Listener as Listener, RawLink as RawLink, Transport as Transport
 from ._records import PeerRecord as PeerRecord, RecordError as RecordError
 from ._serve import HandlerLimit as HandlerLimit, HandlerTaken as HandlerTaken

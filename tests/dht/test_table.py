@@ -10,9 +10,12 @@ from lattica.dht._keys import K, key_sharing, position, shared_bits
 from lattica.dht._table import (
     CHECK_SECONDS,
     FRESH_SECONDS,
+    GROUP_IN_BUCKET,
+    GROUP_IN_TABLE,
     MAX_FAILURES,
     RECHECK_SECONDS,
     REFRESH_SECONDS,
+    WIDER_GROUP_IN_BUCKET,
     RoutingTable,
 )
 from lattica.identity import PeerId
@@ -210,3 +213,68 @@ def test_buckets_are_due_for_refresh_until_their_region_was_looked_up() -> None:
     table.looked_up(table.position, now=5.0)
     assert table.due_refreshes(6.0) == [1]
     assert table.due_refreshes(5.0 + REFRESH_SECONDS) == [0, 1, 2, 3]
+
+
+NETWORK, OTHER = b"\x01\x02\x03", b"\x08\x08\x08"
+
+
+def test_of_one_network_a_bucket_takes_two_and_a_table_eight() -> None:
+    table = RoutingTable(LOCAL)
+    for peer in peers(200):
+        assert table.add(peer, now=0.0, group=NETWORK) is None
+    assert max(table.bucket_sizes().values()) == GROUP_IN_BUCKET
+    assert table.group_sizes() == {NETWORK: GROUP_IN_TABLE}
+    newcomer = peers_in_bucket(0, 1, seed=5)[0]
+    assert not table.wants(newcomer, NETWORK)
+    assert table.wants(newcomer, OTHER)
+    assert table.wants(newcomer)
+    table.add(newcomer, now=1.0, group=OTHER)
+    assert newcomer in table
+
+
+def test_of_neighbouring_networks_a_bucket_takes_half_its_size() -> None:
+    table = RoutingTable(LOCAL)
+    for number, peer in enumerate(peers_in_bucket(0, K)):
+        table.add(peer, now=0.0, group=bytes([1, 2, number]))
+    assert len(table) == WIDER_GROUP_IN_BUCKET
+
+
+def test_peers_of_one_network_cannot_fill_the_queue_before_a_bucket() -> None:
+    table, _ = full_table()
+    for peer in peers_in_bucket(0, 40, seed=3):
+        table.add(peer, now=1.0, group=NETWORK)
+    assert len(table._buckets[0].spares) == GROUP_IN_BUCKET
+
+
+def test_a_contact_counts_where_it_last_answered_from() -> None:
+    table = RoutingTable(LOCAL)
+    one, two, mover = peers_in_bucket(0, 3)
+    table.add(one, now=0.0, group=NETWORK)
+    table.add(two, now=0.0, group=NETWORK)
+    table.add(mover, now=0.0, group=OTHER)
+    table.add(mover, now=1.0, group=OTHER)
+    assert table.group_sizes() == {NETWORK: 2, OTHER: 1}
+    table.add(mover, now=2.0, group=NETWORK)  # it came in from elsewhere to get around the bound
+    assert mover not in table
+    assert table.group_sizes() == {NETWORK: 2}
+    table.add(one, now=3.0, group=OTHER)
+    assert table.group_sizes() == {NETWORK: 1, OTHER: 1}
+
+
+def test_who_takes_the_place_of_another_keeps_to_the_bound_of_its_network() -> None:
+    table, (first, second, *_) = RoutingTable(LOCAL), peers_in_bucket(0, K)
+    for number, peer in enumerate(peers_in_bucket(0, K)):
+        table.add(peer, now=0.0, group=NETWORK if number < 2 else None)
+    spare = peers_in_bucket(0, 1, seed=7)[0]
+    table.add(spare, now=1.0, group=NETWORK)
+    other = next(contact.peer for contact in table if contact.group is None)
+    table.failed(other, now=2.0)
+    assert spare not in table
+    assert other in table, "nobody may take its place yet"
+    table.failed(first, now=3.0)
+    assert spare in table
+    assert first not in table
+    assert table.group_sizes() == {NETWORK: 2}
+    table.remove(second, now=4.0)
+    table.remove(spare, now=4.0)
+    assert table.group_sizes() == {}
