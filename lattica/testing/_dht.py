@@ -18,8 +18,8 @@ from lattica.dht._bootstrap import Bootstrap
 from lattica.dht._client import LOOKUP_SECONDS
 from lattica.dht._keys import KEY_BITS, K, key_sharing, position
 from lattica.dht._lookup import Lookup
-from lattica.dht._patience import Patience
 from lattica.dht._messages import Message, MessageType, Peer, decode, encode
+from lattica.dht._patience import Patience
 from lattica.dht._providers import ProviderStore, ProvideSchedule
 from lattica.dht._table import RoutingTable
 from lattica.dht._upkeep import SELF_LOOKUP_FIRST_SECONDS, SELF_LOOKUP_SECONDS
