@@ -590,6 +590,7 @@ class AsyncNode:
 
     async def _provide(self) -> None:
         """Have the DHT told of all that is held whole; what it knows already it keeps."""
+        self.exchange.note_gains()
         if self.dht.server:  # a visitor would leave records that outlive it
             held = await trio.to_thread.run_sync(list, self.store.provided())
             self.dht.keep_providing(held)

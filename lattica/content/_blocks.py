@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from ._stages import Stage
     from ._traffic import ExchangeLimits, ExchangeStats
     from ._unixfs import FileNode
+    from .bitswap import Bitswap
     from .store import Store
 
 _MAX_STAGE = 1 << 18  # blocks of one stage, some 40 bytes each; what comes then waits for the next
@@ -127,6 +128,11 @@ class _BlockStage:
         wants = self._wants[first : first + count]
         return tuple(want.multihash for want in wants if want is not None)
 
+    def codec(self, item: int) -> int:
+        """As `Stage.codec`."""
+        want = self._wants[item]
+        return Codec.DAG_PB if want is not None and want.length is None else Codec.RAW
+
     def check(self, item: int, length: int) -> None:
         """As `Stage.check`."""
         expected = self._lengths[item]
@@ -185,8 +191,9 @@ class Blocks:
         stats: ExchangeStats,
         patience: float,
         cache_bytes: int,
+        bitswap: Bitswap | None = None,
     ) -> None:
-        self.root = root
+        self.root, self._bitswap = root, bitswap
         self._mesh, self._store, self._limits, self._stats = mesh, store, limits, stats
         self._known, self._more, self._patience = list(providers), more, patience
         self.nodes: OrderedDict[CID, FileNode] = OrderedDict()
@@ -234,7 +241,13 @@ class Blocks:
         while True:
             await self._queued.wait()
             providers = Providers(
-                self._mesh, self.root, self, self._limits, self._patience, watch=False
+                self._mesh,
+                self.root,
+                self,
+                self._limits,
+                self._patience,
+                watch=False,
+                bitswap=self._bitswap,
             )
             self._providers = providers
             try:

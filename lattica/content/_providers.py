@@ -24,12 +24,13 @@ from lattica.errors import (
     SourceChanged,
     Unreachable,
 )
-from lattica.transport import StreamReset
+from lattica.transport import ProtocolNotSupported, StreamReset
 
 from ._events import ProviderJoined, ProviderLeft, ProviderSlow, failure, stalled
 from ._messages import PROTOCOL, Status
 from ._planner import CancelAsk, PeerReady, PeerSilent
 from ._session import HoldsNothing, Session, StreamEnded
+from .bitswap import BitswapSession
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Iterable, Iterator
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from ._session import Item
     from ._stages import Stage
     from ._traffic import ExchangeLimits
+    from .bitswap import Bitswap
 
 _DECLINED = {Status.BUSY: "is busy", Status.FAILED: "fails"}
 _log = logging.getLogger(__name__)
@@ -88,6 +90,7 @@ class Providers:
         patience: float,
         *,
         watch: bool = True,
+        bitswap: Bitswap | None = None,
     ) -> None:
         self.root, self.watch = root, watch
         self.ids: Iterator[int] = itertools.count(1)
@@ -95,12 +98,13 @@ class Providers:
         self.failure: LatticaError | None = None
         self.stage: Stage | None = None
         self._mesh, self._keeper, self._limits, self._patience = mesh, keeper, limits, patience
+        self._bitswap = bitswap  # for providers that do not speak our own protocol
         self._slots = trio.Semaphore(limits.providers)
         self._nursery: trio.Nursery | None = None
         self._scope: trio.CancelScope | None = None
         self._more_to_come = False
         self._attended: set[PeerId] = {mesh.peer_id}  # dialled, talked to, or about to be
-        self._sessions: dict[PeerId, Session] = {}
+        self._sessions: dict[PeerId, Session | BitswapSession] = {}
         self._scopes: dict[PeerId, trio.CancelScope] = {}
         self._delivered_at: dict[PeerId, float] = {}  # the last leaf of each session, or its start
         self._reasons: dict[PeerId, LatticaError] = {}  # why each was left last
@@ -254,22 +258,29 @@ class Providers:
         """Talk to a provider for as long as it lasts; returns why it ended."""
         peer = info.peer
         try:
-            stream = await self._mesh.open_stream(peer, PROTOCOL, addresses=info.addresses)
-            session = Session(stream, self)
-            scope = self._scopes[peer] = trio.CancelScope()
-            self._sessions[peer] = session
-            self._delivered_at[peer] = trio.current_time()
+            connection = await self._mesh.connect(peer, info.addresses)
             try:
-                with scope:
-                    async with stream:
-                        await self._run(session)
-            finally:
-                self._leave(peer)
+                async with await self._mesh.open_stream(peer, PROTOCOL) as stream:
+                    await self._run(Session(stream, self))
+            except ProtocolNotSupported:
+                if self._bitswap is None or connection.closing:
+                    raise
+                await self._run(BitswapSession(peer, self._bitswap, self))
         except LatticaError as error:
             return error
         return self._reasons.get(peer) or StreamEnded(f"{peer} was left", peer=peer)
 
-    async def _run(self, session: Session) -> None:
+    async def _run(self, session: Session | BitswapSession) -> None:
+        scope = self._scopes[session.peer] = trio.CancelScope()
+        self._sessions[session.peer] = session
+        self._delivered_at[session.peer] = trio.current_time()
+        try:
+            with scope:
+                await self._converse(session)
+        finally:
+            self._leave(session.peer)
+
+    async def _converse(self, session: Session | BitswapSession) -> None:
         now = self._last_contact = trio.current_time()
         self._reasons.pop(session.peer, None)
         self._told.pop(session.peer, None)

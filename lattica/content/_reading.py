@@ -99,6 +99,16 @@ class Reader:
         places = self._index.places(multihash)
         return any(map(self._is_usable, places)) or self._index.has_block(multihash)
 
+    def size(self, multihash: bytes) -> int | None:
+        """Return the length of a block that would be given, as far as is known without reading."""
+        if multihash[:2] not in _HASHES:
+            return None
+        for place in self._index.places(multihash):
+            if self._is_usable(place):
+                return place.length
+        block = self._index.block(multihash)
+        return None if block is None else len(block)
+
     def index_block(self, multihash: bytes) -> bytes | None:
         """Return an index block, or None when it is not here (or is, damaged)."""
         if multihash[:2] not in _HASHES or (block := self._index.block(multihash)) is None:

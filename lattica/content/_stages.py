@@ -68,6 +68,9 @@ class Stage(Protocol):
     def hashes(self, first: int, count: int) -> tuple[bytes, ...]:
         """Return the multihashes of a run of items."""
 
+    def codec(self, item: int) -> int:
+        """Return what kind of block an item is: a `Codec`."""
+
     def check(self, item: int, length: int) -> None:
         """Hold the length that a provider declares for an item against what is known of it.
 
@@ -159,6 +162,10 @@ class IndexStage:
     def hashes(self, first: int, count: int) -> tuple[bytes, ...]:
         """As `Stage.hashes`."""
         return tuple(cid.multihash for cid in self._items[first : first + count])
+
+    def codec(self, item: int) -> int:
+        """As `Stage.codec`."""
+        return self._items[item].codec
 
     def check(self, item: int, length: int) -> None:
         """As `Stage.check`: an index block has no size of its own but the bound of all blocks."""
@@ -265,6 +272,10 @@ class LeafStage:
             part, leaf = self._locate(item)
             found.append(self._parts[part].leaves[leaf].multihash)
         return tuple(found)
+
+    def codec(self, _item: int) -> int:
+        """As `Stage.codec`."""
+        return Codec.RAW
 
     def check(self, item: int, length: int) -> None:
         """As `Stage.check`: the index says exactly how long a leaf is."""

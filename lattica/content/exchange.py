@@ -30,6 +30,7 @@ from ._traffic import ExchangeLimits, ExchangeStats
 from ._unixfs import DagError
 from ._values import ObjectState
 from ._walk import Walker, check_root
+from .bitswap import open_bitswap
 from .fetch import Fetch
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from ._ranges import ObjectReader
     from ._reading import BlockBatch
     from ._serve import Gains
+    from .bitswap import Bitswap
     from .store import Store
 
 _READERS = 4  # worker threads that read for all streams: more do not make two cores faster
@@ -63,6 +65,7 @@ class Exchange:
         self.stats, self.limits = ExchangeStats(), limits
         self._mesh, self._store = mesh, store
         self._library = _StoreLibrary(self)
+        self._bitswap: Bitswap | None = None
         self._fetches: dict[CID, Fetch] = {}
 
     async def fetch(
@@ -115,6 +118,7 @@ class Exchange:
             stats=self.stats,
             patience=patience,
             progress=progress,
+            bitswap=self._bitswap,
         )
         first = self._fetches.setdefault(root, fetch)
         try:
@@ -166,11 +170,17 @@ class Exchange:
             stats=self.stats,
             patience=patience,
             cache_bytes=cache_bytes,
+            bitswap=self._bitswap,
         )
         async with private_nursery() as nursery:
             nursery.start_soon(blocks.run)
             yield await open_object(blocks, root, path)
             nursery.cancel_scope.cancel()
+
+    def note_gains(self) -> None:
+        """Look whether anybody waits for what the store has gained: say so after adding to it."""
+        if self._bitswap is not None:
+            self._bitswap.look_again()
 
 
 class _StoreLibrary:
@@ -236,6 +246,15 @@ class _StoreLibrary:
         read = partial(self._store.read_blocks, hashes, max_bytes=max_bytes, gap=HEAD_SIZE)
         return await trio.to_thread.run_sync(read, limiter=self._readers)
 
+    async def sizes(self, multihashes: Sequence[bytes]) -> list[int | None]:
+        """Look up in a worker thread how large blocks are; None for one that is not here."""
+        look_up = partial(_sizes, self._store, multihashes)
+        return await trio.to_thread.run_sync(look_up, limiter=self._readers)
+
+    def sent(self, peer: PeerId, size: int) -> None:
+        """Count a block that went to `peer`."""
+        self.stats.sent(peer, size)
+
     async def leaf_hashes(self, root: CID, first: int, count: int) -> list[bytes] | Status:
         """Look a range of leaves up in the file's index, which is kept for the next range."""
         table = self._tables.get(root)
@@ -279,6 +298,10 @@ class _StoreLibrary:
         return b"" if held.complete else unpack_bitmap(held.bitmap, held.leaf_count)
 
 
+def _sizes(store: Store, multihashes: Sequence[bytes]) -> list[int | None]:
+    return [store.size_of(multihash) for multihash in multihashes]
+
+
 def _leaf_table(store: Store, root: CID) -> LeafTable | None:
     """Read a file's leaves from its index, one over the limit at most. None: not a file here."""
     table = LeafTable(root)
@@ -305,9 +328,10 @@ async def open_exchange(
 ) -> AsyncIterator[Exchange]:
     """Serve `store` to the peers of `mesh`, and fetch from them, until the block ends."""
     exchange = Exchange(mesh, store, limits or ExchangeLimits())
-    mesh.handle(PROTOCOL, exchange._library.serve)
-    try:
-        yield exchange
-    finally:
-        mesh.unhandle(PROTOCOL)
-        await exchange._library.close()
+    async with open_bitswap(mesh, exchange._library) as exchange._bitswap:
+        mesh.handle(PROTOCOL, exchange._library.serve)
+        try:
+            yield exchange
+        finally:
+            mesh.unhandle(PROTOCOL)
+            await exchange._library.close()

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from ._stages import Stage
     from ._traffic import ExchangeLimits, ExchangeStats
     from ._values import StoredObject
+    from .bitswap import Bitswap
     from .store import Store
 
 _PROGRESS_SECONDS = 0.1  # between two reports of progress
@@ -66,11 +67,12 @@ class Fetch:
         stats: ExchangeStats,
         patience: float,
         progress: Callable[[FetchEvent], object] | None,
+        bitswap: Bitswap | None = None,
     ) -> None:
         self.root, self.version = root, 0
         self._destination, self._store, self._stats = destination.absolute(), store, stats
         self._progress = progress
-        self._providers = Providers(mesh, root, self, limits, patience)
+        self._providers = Providers(mesh, root, self, limits, patience, bitswap=bitswap)
         self._leaves: LeafStage | None = None
         self._done = trio.Event()  # with the present stage
         self._index_turn = trio.Lock()  # the index is walked by one thread at a time

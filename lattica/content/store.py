@@ -240,6 +240,10 @@ class Store:
         """Whether a block would be given now, as far as is known without reading it."""
         return self._reader.has(multihash)
 
+    def size_of(self, multihash: bytes) -> int | None:
+        """Return the length of a block that `has` says is here, else None."""
+        return self._reader.size(multihash)
+
     def read_index(self, cid: CID) -> bytes | None:
         """Return an index block, checked against its hash, or None."""
         return self._reader.index_block(cid.multihash)

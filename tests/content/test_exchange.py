@@ -11,7 +11,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from lattica.cid import CID
 from lattica.codec._canonical import pack
-from lattica.content import ExchangeLimits, build, open_exchange
+from lattica.content import ExchangeLimits, bitswap, build, open_exchange
 from lattica.content._messages import (
     ALL_LEAVES,
     MAX_UNANSWERED,
@@ -337,7 +337,8 @@ async def test_a_closed_exchange_serves_nobody_and_leaves_the_store_alone(
 ) -> None:
     async with swarm.peers(2) as (seed, other):
         hashes = hashes_of(seed.share(seed.file("model.bin", 100 * LEAF)).path)
-        seed.mesh.unhandle(PROTOCOL)
+        for protocol in (PROTOCOL, *bitswap.PROTOCOLS):
+            seed.mesh.unhandle(protocol)
         async with open_exchange(seed.mesh, seed.store):
             stream = await other.mesh.open_stream(seed.mesh.peer_id, PROTOCOL)
             asker = Asker(stream)

@@ -24,6 +24,7 @@ from lattica.content import (
     Segment,
     build,
 )
+from lattica.content.bitswap import PROTOCOLS as BITSWAP
 from lattica.errors import NotFound
 from lattica.testing import sample_identity
 from lattica.transport import Multiaddr, PeerInfo
@@ -336,7 +337,8 @@ async def test_peers_that_do_not_speak_of_content_are_left(
     swarm: Any, autojump_clock: MockClock
 ) -> None:
     async with swarm.peers(2) as (other, receiver):
-        other.mesh.unhandle("/lattica/content/1.0.0")
+        for protocol in ("/lattica/content/1.0.0", *BITSWAP):
+            other.mesh.unhandle(protocol)
         with pytest.raises(ProvidersRefused):
             await receiver.fetch(CID.of(b"nowhere"), other)
         assert trio.current_time() < 5

@@ -1,4 +1,4 @@
-"""Reading parts of objects, from peers, the store or both: verified, and no more than that."""
+"""Reading parts of objects: from peers, from the store, from both; verified, and no more."""
 
 from __future__ import annotations
 

@@ -17,11 +17,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from _decoders import DECODERS
+import _decoders
+import _decoders_private
 from _mutate import mutate
 
 from lattica.errors import LatticaError
 
+DECODERS = {**_decoders.DECODERS, **_decoders_private.DECODERS}
 GROWTH_LIMIT_MIB = 64  # of the whole process, over all inputs of one decoder
 
 

@@ -30,8 +30,10 @@ def open_foreign(kind: str) -> AbstractAsyncContextManager[Foreign]:
         return open_go_peer(peers.GO_DAEMON, f"-{other}=0", "-dhtServer=1")
     if name == "js":
         _needs(peers.JS_PEER)
-        node = ["node", "--import", str(peers.JS_PEER.with_name("polyfill.mjs"))]
-        return open_json_peer([*node, str(peers.JS_PEER), "--security", security])
+        return open_json_peer([str(peers.JS_NODE), str(peers.JS_PEER), "--security", security])
+    if name == "helia":
+        _needs(peers.JS_PEER)
+        return open_json_peer([str(peers.JS_NODE), str(peers.JS_PEER.with_name("helia.mjs"))])
     _needs(peers.PY_PYTHON)
     script = Path(__file__).with_name("py_peer.py")
     return open_json_peer([str(peers.PY_PYTHON), str(script), security])

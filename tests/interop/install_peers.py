@@ -2,9 +2,10 @@
 
     python tests/interop/install_peers.py [go] [js] [rust] [py]
 
-`go` is go-libp2p as the daemon in the wheel of `hivemind`; `js` is js-libp2p from npm; `rust` is
-rust-libp2p inside Gradient's Lattica, in a virtual environment of its own because its import name
-is ours; `py` is stock py-libp2p, likewise apart. Each is installed once; without arguments, all.
+`go` is go-libp2p as the daemon in the wheel of `hivemind`; `js` is js-libp2p and helia from npm,
+with a node of its own; `rust` is rust-libp2p inside Gradient's Lattica, in a virtual environment of
+its own because its import name is ours; `py` is stock py-libp2p, likewise apart. Each is installed
+once; without arguments, all.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FOREIGN = ROOT / ".foreign"
 GO_DAEMON = FOREIGN / "go" / "p2pd"
 JS_PEER = FOREIGN / "js" / "peer.mjs"
+JS_NODE = FOREIGN / "js" / "node_modules" / ".bin" / "node"  # newer than many a machine's own
 RUST_PYTHON = FOREIGN / "rust" / "bin" / "python"
 PY_PYTHON = FOREIGN / "py" / "bin" / "python"
 
@@ -42,7 +44,10 @@ def install_js() -> None:
     shutil.copy(source / "package.json", JS_PEER.parent)
     npm = ["npm", "install", "--no-audit", "--no-fund", "--loglevel=error"]
     subprocess.run(npm, cwd=JS_PEER.parent, check=True)
-    for name in ("polyfill.mjs", "peer.mjs"):  # last: its presence says that all is there
+    for name in (
+        "helia.mjs",
+        "peer.mjs",
+    ):  # last: its presence says that all is there
         shutil.copy(source / name, JS_PEER.parent)
 
 

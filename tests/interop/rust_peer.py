@@ -1,6 +1,7 @@
 """A rust-libp2p node: Gradient's Lattica, run by the interpreter of `.foreign/rust`.
 
-It serves one call that returns its argument, and dials what it is given as bootstrap node.
+It serves one call that returns its argument, and dials what it is given as bootstrap node. A line
+`put HEX` on its stdin keeps a block, `get CID` asks its peers for one; each is answered in a line.
 usage: python -P rust_peer.py PORT [BOOTSTRAP]
 """
 
@@ -47,7 +48,12 @@ def main() -> None:
         node = builder.build()
         node.register_service(Echo(node))
         say(ready=node.peer_id())
-        sys.stdin.read()
+        for line in sys.stdin:
+            command, argument = line.split()
+            if command == "put":
+                say(cid=node.put_block(bytes.fromhex(argument)))
+            else:
+                say(data=bytes(node.get_block(argument, 20)[1]).hex())
 
 
 def say(**message: Any) -> None:

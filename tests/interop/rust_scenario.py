@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -17,9 +18,11 @@ from typing import TYPE_CHECKING
 import trio
 from install_peers import RUST_PYTHON
 
+from lattica.cid import CID, HashFunction
+from lattica.content import Store, build, open_exchange
 from lattica.dht import open_dht
 from lattica.identity import Identity, PeerId
-from lattica.transport import Multiaddr, PeerIdentified, open_mesh
+from lattica.transport import Multiaddr, PeerIdentified, PeerInfo, open_mesh
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -38,6 +41,11 @@ class Rust:
 
     async def ready(self) -> PeerId:
         return PeerId.parse((await self._line())["ready"])
+
+    async def call(self, command: str, argument: str) -> dict[str, str]:
+        assert self._process.stdin is not None
+        await self._process.stdin.send_all(f"{command} {argument}\n".encode())
+        return await self._line()
 
     async def _line(self) -> dict[str, str]:
         assert self._process.stdout is not None
@@ -111,6 +119,30 @@ async def echo() -> None:
     assert answer == b"\x01" + _string(b"1") + _string(argument) + b"\0"
 
 
+async def bitswap() -> None:
+    """Give it a block, and take one from it: SHA2-256, CIDv1, raw."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        async with (
+            rust() as node,
+            open_mesh(Identity.generate(), listen=LISTEN) as mesh,
+            open_dht(mesh, protocol=KAD),
+        ):
+            with Store.open(folder / "store") as store:
+                async with open_exchange(mesh, store) as exchange:
+                    peer = await node.ready()
+                    await mesh.dial(ADDRESS.with_peer(peer))
+                    theirs = bytes(range(256)) * 4000  # 1 024 000 bytes: one block
+                    cid = CID.parse((await node.call("put", theirs.hex()))["cid"])
+                    await exchange.fetch(cid, folder / "got", providers=[PeerInfo(peer, ())])
+                    assert (folder / "got").read_bytes() == theirs
+                    (folder / "ours").write_bytes(theirs[:200_001])
+                    built = build(folder / "ours", hash_function=HashFunction.SHA2_256)
+                    store.add(built)
+                    answer = await node.call("get", str(built.root))
+                    assert bytes.fromhex(answer["data"]) == theirs[:200_001]
+
+
 def _string(data: bytes) -> bytes:
     """Bytes as bincode 2 writes them: the length in one byte, or behind a marker, and the bytes."""
     if len(data) < 251:
@@ -120,7 +152,7 @@ def _string(data: bytes) -> bytes:
     return b"\xfc" + len(data).to_bytes(4, "little") + data
 
 
-SCENARIOS = {"we-dial": we_dial, "they-dial": they_dial, "echo": echo}
+SCENARIOS = {"we-dial": we_dial, "they-dial": they_dial, "echo": echo, "bitswap": bitswap}
 
 if __name__ == "__main__":
     trio.run(SCENARIOS[sys.argv[1]])

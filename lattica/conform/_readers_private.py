@@ -1,0 +1,49 @@
+"""Readers of the vectors of what crosses borders: Bitswap (bitswap.md)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from lattica.content import bitswap
+from lattica.content.bitswap import _messages as messages
+
+from ._readers import expect, wire_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    Case = Mapping[str, Any]
+
+
+def read_bitswap(case: Case) -> object:
+    """Bitswap messages (bitswap.md §2)."""
+    wire = wire_of(case)
+    message = bitswap.decode(wire)
+    protocol = case.get("protocol", bitswap.PROTOCOLS[0])
+    again = bytes.fromhex(case["again"]) if "again" in case else wire
+    expect("the message, written again,", bitswap.encode(message, protocol).hex(), again.hex())
+    hashes = [messages.multihash_of(block) for block in message.blocks]
+    return {
+        "wants": [
+            {
+                "cid": entry.cid.hex(),
+                "want": entry.want.name.lower(),
+                "priority": entry.priority,
+                "cancel": entry.cancel,
+                "send_dont_have": entry.send_dont_have,
+            }
+            for entry in message.entries
+        ],
+        "full": message.full,
+        "blocks": [
+            {"prefix": block.prefix.hex(), "data": block.data.hex()} for block in message.blocks
+        ],
+        "multihashes": [None if found is None else found.hex() for found in hashes],
+        "presences": [
+            {"cid": presence.cid.hex(), "have": presence.have} for presence in message.presences
+        ],
+        "pending_bytes": message.pending_bytes,
+    }
+
+
+READERS: dict[str, Callable[[Case], object]] = {"bitswap": read_bitswap}
