@@ -17,7 +17,7 @@ import typer
 
 from lattica._control import NodeNotRunning, Request
 
-from . import _show
+from . import _delta, _show
 from ._options import (
     AnnounceOption,
     BootstrapOption,
@@ -437,6 +437,7 @@ def conform(
 
 
 app.command()(sim)
+app.add_typer(_delta.app, name="delta", help="Write a checkpoint as its difference from another.")
 
 
 @app.command("config")

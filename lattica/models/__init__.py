@@ -4,6 +4,7 @@ from ._checkpoint import CannotDelta as CannotDelta
 from ._delta import (
     DeltaSummary as DeltaSummary,
     apply_delta as apply_delta,
+    chain_after as chain_after,
     describe_delta as describe_delta,
     make_delta as make_delta,
 )

@@ -78,6 +78,15 @@ class DeltaSummary:
     entries: tuple[DeltaEntry, ...]
     unchanged: int
 
+    def to_json(self) -> dict[str, object]:
+        """Return plain values, as `lattica delta make --json` prints them."""
+        return {
+            **self.delta.to_json(),
+            "size": self.size,
+            "unchanged": self.unchanged,
+            "tensors": [entry.to_json() for entry in self.entries],
+        }
+
 
 def make_delta(
     base: Path,
@@ -144,6 +153,25 @@ def make_delta(
         total = part.tell()
         publish(part, out)
     return DeltaSummary(read_delta(out), total, tuple(entries), unchanged)
+
+
+def chain_after(previous: Path, base: Path) -> tuple[CID, int]:
+    """*Slow.* Return anchor and depth of a delta from `base`, which `previous` gives.
+
+    Raises:
+        CannotDelta: `previous` gives another version, or `base` is no safetensors file.
+        NotADelta: `previous` is no delta.
+        OSError: one cannot be read.
+    """
+    delta = read_delta(previous)
+    with ExitStack() as stack:
+        found = Checkpoint(stack, base).hash(delta.result.hash_function)
+    if found != delta.result:
+        raise CannotDelta(
+            f"{previous} gives {delta.result}, and {base} is {found}",
+            hint="name the delta that gives this base, or leave it out to begin a chain",
+        )
+    return delta.anchor, delta.depth + 1
 
 
 def apply_delta(

@@ -50,13 +50,22 @@ class DeltaEntry:
         name: of the tensor.
         codec: how it is written.
         size: bytes of the payload.
-        full_size: bytes of the tensor.
+        full_size: bytes of the tensor; 0 where that is not known.
     """
 
     name: str
     codec: DeltaCodec
     size: int
     full_size: int
+
+    def to_json(self) -> dict[str, str | int]:
+        """Return plain values, as `lattica delta show --json` prints them."""
+        return {
+            "name": self.name,
+            "codec": self.codec.name.lower(),
+            "size": self.size,
+            "full_size": self.full_size,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +89,16 @@ class Delta:
     result_size: int
     header: str | None
     payloads: tuple[Tensor, ...]
+
+    def to_json(self) -> dict[str, str | int]:
+        """Return plain values, as `lattica delta show --json` prints them."""
+        return {
+            "base": str(self.base),
+            "result": str(self.result),
+            "anchor": str(self.anchor),
+            "depth": self.depth,
+            "result_size": self.result_size,
+        }
 
 
 def read_delta(path: Path) -> Delta:
