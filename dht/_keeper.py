@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+MAX_INVALID = 8  # items of one answer; who sends more is not read on, for each costs a verification
 ROOM_FOR_PEERS = 4 << 10  # bytes of an answer that a set leaves to the closer peers, if it can
 PUT_BYTES = MAX_ANSWER - 2048  # of the items in one request: some peers read no more than 16 KiB
 
@@ -96,6 +97,8 @@ class Keeper:
             except ValueRefused as error:
                 _log.debug("under %r: %s", key[:64], error)
                 invalid += error.reason is not Reason.EXPIRED
+                if invalid >= MAX_INVALID:
+                    break
             else:
                 valid.append(item)
         return valid, invalid
@@ -116,6 +119,8 @@ class Keeper:
                 self.store.add(key, self.namespaces.read(key, encoded, now=now), now=now)
             except ValueRefused as error:
                 refusal = error
+                if error.reason is Reason.INVALID:
+                    break  # an honest peer sends what it has verified, so this one is not
         if refusal is not None:
             raise refusal
 

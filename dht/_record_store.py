@@ -10,7 +10,8 @@ than an equal share. So a flood drowns its own, and a newcomer with one entry fi
 from __future__ import annotations
 
 import heapq
-from collections import Counter
+from collections import Counter, deque
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ._namespaces import Item, Reason, ValueRefused
@@ -21,10 +22,6 @@ if TYPE_CHECKING:
 
     from ._namespaces import Namespaces
 
-MAX_ITEMS = 32_768  # in all
-MAX_BYTES = 64 << 20  # in all, with what keeping them costs
-MAX_ITEMS_PER_OWNER = 4096
-MAX_BYTES_PER_OWNER = 8 << 20
 ITEM_COST = 1024  # bytes of memory of an item besides its key and encoding
 SET_COST = 8  # bytes of an item in a set besides its encoding
 _STALE = 64  # entries of the heap that no longer hold, besides one for each item
@@ -32,30 +29,48 @@ _STALE = 64  # entries of the heap that no longer hold, besides one for each ite
 Place = tuple[bytes, bytes]  # the key, and the place under it
 
 
+@dataclass(frozen=True, slots=True)
+class StoreLimits:
+    """What a store holds at most. Sizes are in bytes, with what keeping an item costs.
+
+    Attributes:
+        items: in all.
+        size: in all.
+        items_per_owner: of one author.
+        size_per_owner: of one author.
+        items_per_key: in one set.
+        size_per_key: of one set, as it travels.
+    """
+
+    items: int = 32_768
+    size: int = 64 << 20
+    items_per_owner: int = 4096
+    size_per_owner: int = 8 << 20
+    items_per_key: int = MAX_ENTRIES
+    size_per_key: int = MAX_SET
+
+
+_LIMITS = StoreLimits()
+
+
 class RecordStore:
     """Values by key and place, bounded.
 
     Args:
         namespaces: the rules, which say what replaces what.
-        changed: called with key and place of each item that came or went; for who keeps a copy.
+        limits: what it holds at most.
+        changed: called with key, place and item when one came, with None when it went.
     """
 
     def __init__(
         self,
         namespaces: Namespaces,
         *,
-        items: int = MAX_ITEMS,
-        size: int = MAX_BYTES,
-        items_per_owner: int = MAX_ITEMS_PER_OWNER,
-        size_per_owner: int = MAX_BYTES_PER_OWNER,
-        items_per_key: int = MAX_ENTRIES,
-        size_per_key: int = MAX_SET,
+        limits: StoreLimits = _LIMITS,
         changed: Callable[[bytes, bytes, Item | None], object] = lambda _key, _place, _item: None,
     ) -> None:
         self._namespaces, self._changed = namespaces, changed
-        self._most_items, self._most_size = items, size
-        self._most_items_per_owner, self._most_size_per_owner = items_per_owner, size_per_owner
-        self._most_items_per_key, self._most_size_per_key = items_per_key, size_per_key
+        self._limits = limits
         self._keys: dict[bytes, dict[bytes, Item]] = {}
         # In the order of arrival, the oldest first.
         self._order: dict[Place, int] = {}  # what each costs, in bytes
@@ -109,10 +124,9 @@ class RecordStore:
                 raise ValueRefused("something newer is held", Reason.STALE)
         cost = ITEM_COST + len(key) + len(item.place) + len(item.encoded)
         set_size = SET_COST + len(item.encoded)
-        if cost > min(self._most_size, self._most_size_per_owner):
+        if cost > min(self._limits.size, self._limits.size_per_owner):
             raise ValueRefused(f"an item of {cost} bytes", Reason.FULL)
-        if held is None or len(item.encoded) > len(held.encoded):
-            self._make_room_in_key(key, item, set_size)
+        self._make_room_in_key(key, item, set_size)
         if held is not None:
             self._discard(key, item.place)
         self._make_room_of_owner(item.owner, cost)
@@ -136,56 +150,43 @@ class RecordStore:
                 self._discard(entry[1], entry[2])
 
     def _make_room_in_key(self, key: bytes, item: Item, size: int) -> None:
-        items = self._keys.get(key, {})
-        replaced = items.get(item.place)
-        count = len(items) + (replaced is None)
-        total = self._key_sizes[key] + size
-        if replaced is not None:
-            total -= SET_COST + len(replaced.encoded)
-        if count <= self._most_items_per_key and total <= self._most_size_per_key:
+        """Have whoever takes most room under `key` give way. Raises ValueRefused: the newcomer."""
+        others = [each for each in self._keys.get(key, {}).values() if each.place != item.place]
+        total = size + sum(SET_COST + len(each.encoded) for each in others)
+        count = len(others) + 1
+        if count <= self._limits.items_per_key and total <= self._limits.size_per_key:
             return
-        shares = Counter[bytes]()
-        for each in items.values():
+        shares = Counter({item.owner: size})
+        by_owner: dict[bytes, deque[Item]] = {item.owner: deque()}
+        for each in others:
             shares[each.owner] += SET_COST + len(each.encoded)
-        newcomer = shares[item.owner] + size
-        victims: list[bytes] = []
-        while count > self._most_items_per_key or total > self._most_size_per_key:
-            owner = max(shares, key=lambda each: (shares[each], each), default=None)
-            if owner is None or (owner != item.owner and shares[owner] <= newcomer):
+            by_owner.setdefault(each.owner, deque()).append(each)
+        leaving: list[Item] = []
+        while count > self._limits.items_per_key or total > self._limits.size_per_key:
+            payer = max(shares, key=lambda owner: (shares[owner], owner == item.owner))
+            if not by_owner[payer]:
                 raise ValueRefused(
-                    f"the key holds {len(items)} values of {self._key_sizes[key]} bytes, as much "
-                    "as it may",
+                    f"{len(others)} values of {self._key_sizes[key]} bytes stand there already",
                     Reason.FULL,
                 )
-            gone = (
-                next(
-                    each
-                    for each in items.values()
-                    if each.owner == owner and each.place not in victims and each is not replaced
-                )
-                if shares[owner]
-                else None
-            )
-            if gone is None:  # only what is being replaced is left of it
-                del shares[owner]
-                continue
-            freed = SET_COST + len(gone.encoded)
-            victims.append(gone.place)
-            shares[owner] -= freed
-            count, total = count - 1, total - freed
-        for place in victims:
-            self._discard(key, place)
+            oldest = by_owner[payer].popleft()
+            leaving.append(oldest)
+            shares[payer] -= SET_COST + len(oldest.encoded)
+            total -= SET_COST + len(oldest.encoded)
+            count -= 1
+        for each in leaving:
+            self._discard(key, each.place)
 
     def _make_room_of_owner(self, owner: bytes, cost: int) -> None:
         while (theirs := self._owners.get(owner)) is not None and (
-            len(theirs) >= self._most_items_per_owner
-            or self._owner_sizes[owner] + cost > self._most_size_per_owner
+            len(theirs) >= self._limits.items_per_owner
+            or self._owner_sizes[owner] + cost > self._limits.size_per_owner
         ):
             self._discard(*next(iter(theirs)))
 
     def _make_room(self, owner: bytes, cost: int) -> None:
         while self._order and (
-            len(self._order) >= self._most_items or self._size + cost > self._most_size
+            len(self._order) >= self._limits.items or self._size + cost > self._limits.size
         ):
             fair_share = self._size / (len(self._owners) + (owner not in self._owners))
             theirs = self._owners.get(owner)

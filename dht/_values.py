@@ -25,18 +25,18 @@ from ._keys import K, position
 from ._messages import MAX_MESSAGE, Message, MessageType
 from ._namespaces import MAX_VALUES, Item, Reason, SignedEntries, ValueRefused
 from ._providers import ProvideSchedule
+from ._reading import Reading
 from ._records import (
     MAX_SEQUENCE,
     MAX_SUBKEY,
     MAX_TTL,
     MAX_VALUE,
-    Entry,
     sign_entry,
 )
-from ._results import FoundValue, GetResult, PutResult, shown
+from ._results import GetResult, PutResult, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from lattica.identity import PeerId
     from lattica.transport import Mesh, PeerInfo
@@ -357,7 +357,7 @@ class Values:
         """See `Dht.get`."""
         self._namespaces.rules(key)
         started = trio.current_time()
-        reading = _Reading(self._keeper, key)
+        reading = Reading(self._keeper, key)
         if self._server:
             reading.take(self._mesh.peer_id, self._keeper.store.items(key, now=self._clock.now()))
         await self._first_contact()
@@ -388,7 +388,7 @@ class Values:
             seconds=trio.current_time() - started,
         )
 
-    def _repair(self, key: bytes, reading: _Reading, lookup: Lookup) -> int:
+    def _repair(self, key: bytes, reading: Reading, lookup: Lookup) -> int:
         """Have those who should hold what was found told what they lack. Returns how many do."""
         peers = lookup.closest()
         if self._is_holder(key, peers):
@@ -411,85 +411,6 @@ class Values:
                 _log.debug("%s was not told what it lacks: %s", peer.peer, why)
         finally:
             self._repairs -= 1
-
-
-class _Reading:
-    """What the answers to one question say, taken together."""
-
-    def __init__(self, keeper: Keeper, key: bytes) -> None:
-        self._keeper, self._key = keeper, key
-        self._best: dict[bytes, Item] = {}
-        self._held_by: dict[PeerId, dict[bytes, Item]] = {}
-        self._read: dict[bytes, tuple[list[Item], int]] = {}  # most holders say the same
-        self.invalid = 0
-
-    @property
-    def holders(self) -> int:
-        return sum(bool(items) for items in self._held_by.values())
-
-    def hear(self, peer: PeerId, value: bytes | None, *, now: float) -> None:
-        """Take the answer of a peer: the value of its record, or None."""
-        if value is None:
-            self.take(peer, [])
-            return
-        known = self._read.get(value)
-        if known is None:
-            known = self._keeper.read(self._key, value, now=now, known=self._best.values())
-            self._read[value] = known
-        items, invalid = known
-        self.invalid += invalid
-        self.take(peer, items)
-
-    def take(self, peer: PeerId, items: Iterable[Item]) -> None:
-        """Take valid items that `peer` holds."""
-        held = self._held_by.setdefault(peer, {})
-        for item in items:
-            held[item.place] = item
-            best = self._best.get(item.place)
-            if best is None or self._supersedes(item, best):
-                self._best[item.place] = item
-
-    def has_some(self, peer: PeerId) -> bool:
-        return bool(self._held_by.get(peer))
-
-    def missing_at(self, peer: PeerId) -> list[Item]:
-        """Return what `peer`, which has answered, lacks."""
-        held = self._held_by.get(peer)
-        if held is None:
-            return []
-        return [
-            item
-            for place, item in self._best.items()
-            if (theirs := held.get(place)) is None or theirs.encoded != item.encoded
-        ]
-
-    def found(self, subkey: bytes | None, author: PeerId | None) -> tuple[FoundValue, ...]:
-        """Return the values asked for, by subkey, then author."""
-        values = [_found(item) for item in self._best.values()]
-        chosen = [
-            each
-            for each in values
-            if subkey in (None, each.subkey) and author in (None, each.author)
-        ]
-        chosen.sort(key=lambda each: (each.subkey, each.author.raw if each.author else b""))
-        return tuple(chosen)
-
-    def _supersedes(self, item: Item, other: Item) -> bool:
-        if item.encoded == other.encoded:
-            return False
-        try:
-            return self._keeper.namespaces.supersedes(self._key, item, other)
-        except ValueRefused:
-            return False
-
-
-def _found(item: Item) -> FoundValue:
-    entry: Entry | None = item.entry
-    if entry is None:
-        return FoundValue(item.encoded, None, b"", 0, 0.0, item.expires)
-    value = codec.unpack(entry.value, max_size=MAX_VALUE, max_values=MAX_VALUES)
-    created = entry.created_ms / 1000
-    return FoundValue(value, entry.author, entry.subkey, entry.sequence, created, entry.expires)
 
 
 def _why_not_stored(key: bytes, peers: Sequence[PeerInfo], refused: Counter[str]) -> str:

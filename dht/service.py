@@ -5,8 +5,9 @@ what, `_answers` what we tell others, `_bootstrap` when to try again, `_messages
 modules that wait are `_requests` and `_client` (asking peers), `_announcer` (telling them what we
 have), `_upkeep` (keeping company), `_search` (handing out what was found) and this one, where they
 meet. Values are the matter of `_records` (entries and their signatures), `_namespaces` (which are
-valid), `_record_store` and `_keeper` (what we keep for others), `_clock` (what time it is) and, of
-those that wait, `_values`. All tasks run in one nursery, which ends with the block of `open_dht`.
+valid), `_record_store` and `_keeper` (what we keep for others), `_reading` (what answers say
+together), `_clock` (what time it is) and, of those that wait, `_values`. All tasks run in one
+nursery, which ends with the block of `open_dht`.
 """
 
 from __future__ import annotations
@@ -81,6 +82,7 @@ class DhtStatus:
         values: values that others left with us.
         provided: keys that we provide.
         reprovide_lag: how late the most overdue of them is, in seconds.
+        clock_skew: by how many seconds our clock is ahead of those of the peers.
         bootstrap: each bootstrap address.
     """
 
@@ -93,6 +95,7 @@ class DhtStatus:
     values: int
     provided: int
     reprovide_lag: float
+    clock_skew: float
     bootstrap: tuple[BootstrapStatus, ...]
 
 
@@ -342,6 +345,7 @@ class Dht:
             values=len(self._keeper.store),
             provided=len(self._schedule),
             reprovide_lag=self._schedule.lag(now),
+            clock_skew=self._clock.skew,
             bootstrap=self._upkeep.bootstrap_statuses(now),
         )
 

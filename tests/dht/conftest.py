@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
@@ -16,6 +16,8 @@ from lattica.transport import MemoryNetwork, Mesh, Multiaddr, open_mesh
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+EPOCH = 1_800_000_000.0  # what the wall clock says when a test begins
 
 
 @dataclass
@@ -54,11 +56,16 @@ class Swarm:
         protocol: str = "/lattica/kad/1.0.0",
         listen: str = "/memory/0",
         host: str | None = None,
+        skew: float = 0.0,
+        **options: Any,
     ) -> Node:
-        """Start the node of that number (its identity), and return it running."""
-        node: Node = await self.nursery.start(
-            self._run, number, bootstrap, server, protocol, listen, host
-        )
+        """Start the node of that number (its identity), and return it running.
+
+        `skew` says by how many seconds its clock is ahead; `options` are more for `open_dht`.
+        """
+        options |= {"server": server, "protocol": protocol, "bootstrap": bootstrap}
+        options["wall_clock"] = lambda: EPOCH + trio.current_time() + skew
+        node: Node = await self.nursery.start(self._run, number, listen, host, options)
         self.nodes.append(node)
         return node
 
@@ -79,11 +86,9 @@ class Swarm:
     async def _run(
         self,
         number: int,
-        bootstrap: tuple[Multiaddr, ...],
-        server: bool,
-        protocol: str,
         listen: str,
         host: str | None,
+        options: dict[str, Any],
         *,
         task_status: trio.TaskStatus[Node],
     ) -> None:
@@ -98,13 +103,7 @@ class Swarm:
                     )
                 )
                 dht = await stack.enter_async_context(
-                    open_dht(
-                        mesh,
-                        protocol=protocol,
-                        server=server,
-                        bootstrap=bootstrap,
-                        rng=random.Random(number),
-                    )
+                    open_dht(mesh, rng=random.Random(number), **options)
                 )
                 task_status.started(Node(mesh, dht, transport.host, scope))
                 await trio.sleep_forever()

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
+from lattica import codec
 from lattica.dht import (
+    ClockSkew,
     Dht,
     InvalidValue,
     NotStored,
@@ -15,7 +17,11 @@ from lattica.dht import (
     ValueNotFound,
     ValueTooLarge,
 )
+from lattica.dht._messages import Message, MessageType, Record
+from lattica.dht._record_store import RecordStore
+from lattica.dht._records import decode_set
 from lattica.errors import InvalidInput
+from tests.dht.conftest import EPOCH
 
 if TYPE_CHECKING:
     from trio.testing import MockClock
@@ -121,3 +127,144 @@ async def test_a_visitor_without_peers_cannot_put(autojump_clock: MockClock, swa
     visitor = await swarm.start(1, server=False)
     with pytest.raises(NotStored, match="no peer is known"):
         await visitor.dht.put(KEY, 1)
+
+
+class Liar:
+    """A keeper that answers with forgeries, with what is old, or with nothing; it takes all."""
+
+    def __init__(self, kind: str) -> None:
+        self._kind = kind
+        self._first: dict[bytes, Record] = {}
+
+    def put(self, request: Message, *, now: float) -> Message:
+        assert request.record is not None
+        self._first.setdefault(request.key, request.record)
+        return Message(MessageType.PUT_VALUE, request.key, request.record)
+
+    def get(self, key: bytes, *, now: float, room: int = 0) -> Record | None:
+        first = self._first.get(key)
+        if first is None or self._kind == "silent":
+            return None
+        if self._kind == "stale":
+            return first
+        (encoded,) = decode_set(first.value)
+        fields = codec.unpack(encoded, max_size=1 << 16)
+        assert isinstance(fields, list)
+        assert isinstance(fields[3], int)
+        fields[2:4] = [codec.pack("a lie"), fields[3] + 10_000]
+        return Record(key, codec.pack([1, [codec.pack(fields)]]))
+
+
+@pytest.mark.parametrize("rounds", [6, pytest.param(100, marks=pytest.mark.slow)])
+async def test_with_eight_of_twenty_nodes_lying_every_reader_finds_the_newest_value(
+    autojump_clock: MockClock, swarm: Swarm, rounds: int
+) -> None:
+    nodes = await swarm.start_many(20)
+    for number, liar in enumerate(nodes[::5] + nodes[1::5]):
+        kind = ("forging", "stale", "silent")[number % 3]
+        liar.dht._responder._keeper = Liar(kind)  # type: ignore[assignment]  # that is the attack
+    honest = [node for number, node in enumerate(nodes) if number % 5 > 1]
+    assert len(honest) == 12
+    refused = 0
+    for number in range(rounds):
+        key = f"/lattica/poisoned/{number}"
+        writer = honest[number % len(honest)]
+        for value in ("old", "new"):
+            await writer.dht.put(key, value)
+        for reader in honest[:10]:
+            got = await reader.dht.get(key)
+            assert [entry.value for entry in got.entries] == ["new"]
+            refused += got.invalid
+    assert refused, "lies were told"
+
+
+async def test_readers_tell_holders_what_they_lack(autojump_clock: MockClock, swarm: Swarm) -> None:
+    nodes = await swarm.start_many(8)
+    await nodes[1].dht.put(KEY, "here")
+    for node in nodes[2:7]:
+        node.dht._keeper.store = RecordStore(node.dht._keeper.namespaces)
+    assert (await nodes[7].dht.get(KEY)).value == "here"
+    await trio.sleep(1.0)
+    for _ in range(4):
+        await nodes[7].dht.get(KEY)
+        await trio.sleep(1.0)
+    assert sum(node.dht.status().values for node in nodes) >= 5
+
+
+async def test_what_is_put_reaches_peers_that_come_later(
+    autojump_clock: MockClock, swarm: Swarm
+) -> None:
+    first = await swarm.start(1)
+    assert (await first.dht.put(KEY, "early")).holders == 1
+    late = await swarm.start(2, bootstrap=(first.address,))
+    await late.dht.wait_joined()
+    await trio.sleep(120)
+    assert late.dht.status().values == 1
+
+
+async def test_a_value_is_gone_everywhere_when_its_time_is_over(
+    autojump_clock: MockClock, swarm: Swarm
+) -> None:
+    nodes = await swarm.start_many(4)
+    await nodes[0].dht.put(KEY, "short", ttl=300)
+    await trio.sleep(290)
+    assert (await nodes[3].dht.get(KEY)).value == "short"
+    await trio.sleep(11)
+    assert (await nodes[3].dht.get(KEY)).entries == ()
+    await trio.sleep(7200)
+    assert [node.dht.status().values for node in nodes] == [0] * 4
+
+
+@pytest.mark.parametrize("skew", [300.0, -300.0])
+async def test_a_node_five_minutes_off_writes_and_reads_as_any_other_and_is_warned(
+    autojump_clock: MockClock, swarm: Swarm, caplog: pytest.LogCaptureFixture, skew: float
+) -> None:
+    nodes = await swarm.start_many(5)
+    off = await swarm.start(50, bootstrap=(nodes[0].address,), skew=skew)
+    await off.dht.wait_joined()
+    await off.dht.put(KEY, "from the odd one", ttl=60)
+    await nodes[1].dht.put(KEY, "from another", ttl=60)
+    for node in (off, nodes[3]):
+        assert len((await node.dht.get(KEY)).entries) == 2
+    await trio.sleep(61)
+    for node in (off, nodes[3]):
+        assert (await node.dht.get(KEY)).entries == ()
+    assert "5.0 minutes" in caplog.text
+    assert off.dht.status().clock_skew == pytest.approx(skew, abs=1)
+
+
+@pytest.mark.parametrize("skew", [660.0, -660.0])
+async def test_a_node_eleven_minutes_off_is_told_so(
+    autojump_clock: MockClock, swarm: Swarm, skew: float
+) -> None:
+    nodes = await swarm.start_many(4)
+    off = await swarm.start(50, bootstrap=(nodes[0].address,), skew=skew)
+    await off.dht.wait_joined()
+    with pytest.raises(ClockSkew, match=r"11\.0 minutes"):
+        await off.dht.put(KEY, 1)
+    with pytest.raises(ClockSkew):
+        await off.dht.get(KEY)
+    await nodes[1].dht.put(KEY, 1)
+    assert (await nodes[2].dht.get(KEY)).value == 1, "the others do not care"
+
+
+async def test_two_swarms_share_no_value_and_no_route(
+    autojump_clock: MockClock, swarm: Swarm
+) -> None:
+    ours = await swarm.start(1, protocol="/ours/kad/1.0.0")
+    theirs = await swarm.start(2, protocol="/theirs/kad/1.0.0", bootstrap=(ours.address,))
+    more = [
+        await swarm.start(3, protocol="/ours/kad/1.0.0", bootstrap=(ours.address,)),
+        await swarm.start(4, protocol="/theirs/kad/1.0.0", bootstrap=(theirs.address,)),
+    ]
+    for node in more:
+        await node.dht.wait_joined()
+    await ours.dht.put(KEY, "ours")
+    await theirs.dht.put(KEY, "theirs")
+    assert [entry.value for entry in (await more[0].dht.get(KEY)).entries] == ["ours"]
+    assert [entry.value for entry in (await more[1].dht.get(KEY)).entries] == ["theirs"]
+    assert {contact.peer for contact in ours.dht.peers()} == {more[0].peer}
+    assert {contact.peer for contact in theirs.dht.peers()} == {more[1].peer}
+    carried = ours.dht._keeper.get(KEY.encode(), now=0.0)
+    request = Message(MessageType.PUT_VALUE, KEY.encode(), carried)
+    assert theirs.dht._keeper.put(request, now=EPOCH).refusal == "invalid"
