@@ -276,8 +276,11 @@ class Lookup:
     def is_certain(self) -> bool:
         """Say whether more than half of the `k` nearest that may be alive have answered.
 
-        Then a minority of them cannot hide anything that all of them should know.
+        Then a minority of them cannot hide anything that all of them should know. That it is a
+        minority, no path alone can say.
         """
+        if self._paths_answered != self._paths_begun:
+            return False
         nearest = [candidate.state for candidate in islice(self._candidates, self._k)]
         return 2 * nearest.count(State.ANSWERED) > len(nearest)
 
