@@ -79,9 +79,9 @@ class FetchReporter:
                 self._tell(f"{error}; it was not written, and that peer is asked no more")
             case FetchStarted(_, size, verified):
                 self._report(Progress(Phase.FETCH, verified, size, len(self._peers)))
-            case FetchProgress(_, size, verified, received):
+            case FetchProgress(_, size, verified, received, _, wire):
                 peers = len(self._peers)
-                self._report(Progress(Phase.FETCH, verified, size, peers, received))
+                self._report(Progress(Phase.FETCH, verified, size, peers, received, wire))
 
     def _tell(self, news: str) -> None:
         logger.info("%s", news)

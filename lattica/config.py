@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 FILE_NAME = "lattica.toml"
 MAX_FILE = 1 << 20  # bytes
 LOG_LEVELS = ("error", "warning", "info", "debug")
+COMPRESS = ("auto", "on", "off")
 
 Value = str | bool | tuple[str, ...]
 
@@ -62,6 +63,9 @@ KEYS = {
         Key("bootstrap", "node", (), "addresses of peers to join the network through"),
         Key("mdns", "node", True, "find peers on the local network"),
         Key("log", "node", "warning", "error, warning, info or debug; LAYER=LEVEL for one layer"),
+        Key(
+            "compress", "node", "auto", "leaves on the wire: on, off, auto (where the link is slow)"
+        ),
         Key("swarm", "node", "public", "whose announcements of shares are heard and made"),
     )
 }
@@ -251,4 +255,9 @@ def parse_log(text: str, origin: str = "log") -> dict[str, str]:
     return levels
 
 
-_CHECKS: dict[str, Callable[[str, str], object]] = {"log": parse_log}
+def _check_compress(text: str, origin: str) -> None:
+    if text not in COMPRESS:
+        raise ConfigError(f"{origin}: compress is {text!r}, expected one of {', '.join(COMPRESS)}")
+
+
+_CHECKS: dict[str, Callable[[str, str], object]] = {"log": parse_log, "compress": _check_compress}

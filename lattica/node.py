@@ -34,7 +34,7 @@ from lattica._reference import destination_of, read_reference, source_of
 from lattica._report import FetchReporter, reporter
 from lattica._swarm import Swarms
 from lattica.cid import CID, HashFunction
-from lattica.content import NoProvider, ObjectState, Store, build_in_thread, open_exchange
+from lattica.content import Compress, NoProvider, ObjectState, Store, build_in_thread, open_exchange
 from lattica.dht import open_dht
 from lattica.errors import DeadlineExceeded, InvalidInput, LatticaError, NotFound
 from lattica.identity import Identity, PeerId
@@ -90,6 +90,7 @@ async def open_node(
     announce: Sequence[Multiaddr | str] | None = None,
     bootstrap: Sequence[Multiaddr | str] | None = None,
     mdns: bool | None = None,
+    compress: str | None = None,
     transports: Sequence[Transport] | None = None,
     dht_server: bool = True,
 ) -> AsyncIterator[AsyncNode]:
@@ -104,6 +105,7 @@ async def open_node(
         announce: addresses to tell others, instead of those found.
         bootstrap: addresses, with `/p2p/…`, of peers to join the network through.
         mdns: find peers on the local network.
+        compress: leaves on the wire: `on`, `off`, or `auto`, where the link is slow enough.
         transports: what links are made of; TCP by default, memory in tests.
         dht_server: answer the DHT's questions; False for a visit of a few seconds.
 
@@ -117,6 +119,7 @@ async def open_node(
         "announce": _texts(announce),
         "bootstrap": _texts(bootstrap),
         "mdns": mdns,
+        "compress": compress,
     }
     settings = config.load(os.environ, given, user_home=Path.home())
     bootstrap_peers = _addresses(settings.texts("bootstrap"))
@@ -133,7 +136,9 @@ async def open_node(
                 ) as mesh,
                 open_dht(mesh, server=dht_server, bootstrap=bootstrap_peers) as dht,
                 open_pubsub(mesh) as pubsub,
-                open_exchange(mesh, store) as exchange,
+                open_exchange(
+                    mesh, store, compress=Compress(settings.text("compress"))
+                ) as exchange,
                 private_nursery() as nursery,
             ):
                 remember(owned, mesh.listen_addresses)
@@ -348,6 +353,7 @@ class AsyncNode:
             seconds=seconds,
             sources=tuple(Source(peer, count) for peer, count in fetched.sources.items()),
             bad_leaves=len(fetched.bad_leaves),
+            wire_bytes=fetched.wire_bytes,
         )
 
     @asynccontextmanager

@@ -68,6 +68,7 @@ class Progress(Result):
         total_bytes: None while it is not known.
         peers: providers connected now.
         received_bytes: content that came over the network in this call.
+        wire_bytes: what that took; less where it came compressed.
         news: what has just happened, where that is worth a line: a provider lied, or fell silent.
     """
 
@@ -76,6 +77,7 @@ class Progress(Result):
     total_bytes: int | None = None
     peers: int = 0
     received_bytes: int = 0
+    wire_bytes: int = 0
     news: str = ""
 
 
@@ -114,6 +116,7 @@ class Fetched(Result):
     seconds: float
     sources: tuple[Source, ...]
     bad_leaves: int  # that did not match their hash; who sent them was banned
+    wire_bytes: int  # what `received_bytes` took; less where it came compressed
 
 
 @dataclass(frozen=True, slots=True)

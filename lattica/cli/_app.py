@@ -21,6 +21,7 @@ from . import _delta, _show
 from ._options import (
     AnnounceOption,
     BootstrapOption,
+    CompressOption,
     HomeOption,
     JsonOption,
     LinesOption,
@@ -88,6 +89,7 @@ def up(
     announce: AnnounceOption = None,
     bootstrap: BootstrapOption = None,
     mdns: MdnsOption = None,
+    compress: CompressOption = None,
     swarm: SwarmOption = None,
     lines: LinesOption = False,
     quiet: QuietOption = False,
@@ -103,6 +105,7 @@ def up(
         announce=announce,
         bootstrap=bootstrap,
         mdns=mdns,
+        compress=compress,
         swarm=swarm,
     ) as session:
         _serve(session, _show.node_is_up, join_swarm=True)
@@ -159,6 +162,7 @@ def share(
     announce: AnnounceOption = None,
     bootstrap: BootstrapOption = None,
     mdns: MdnsOption = None,
+    compress: CompressOption = None,
     swarm: SwarmOption = None,
     as_json: JsonOption = False,
     lines: LinesOption = False,
@@ -180,6 +184,7 @@ def share(
         announce=announce,
         bootstrap=bootstrap,
         mdns=mdns,
+        compress=compress,
         swarm=swarm,
     ) as session:
         params = {
@@ -245,6 +250,7 @@ def get(
     listen: ListenOption = None,
     bootstrap: BootstrapOption = None,
     mdns: MdnsOption = None,
+    compress: CompressOption = None,
     timeout: TimeoutOption = None,
     as_json: JsonOption = False,
     lines: LinesOption = False,
@@ -264,6 +270,7 @@ def get(
         listen=listen,
         bootstrap=bootstrap,
         mdns=mdns,
+        compress=compress,
     ) as session:
         from lattica._reference import read_reference
 

@@ -46,6 +46,12 @@ BootstrapOption = Annotated[
 MdnsOption = Annotated[
     bool | None, typer.Option("--mdns/--no-mdns", help="Find peers on the local network.")
 ]
+CompressOption = Annotated[
+    str | None,
+    typer.Option(
+        "--compress", metavar="auto|on|off", help="Compress on the wire [auto: on slow links]."
+    ),
+]
 SwarmOption = Annotated[
     str | None, typer.Option("--swarm", metavar="NAME", help="Whose announcements to hear.")
 ]

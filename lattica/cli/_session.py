@@ -54,6 +54,7 @@ class Session:
             "announce": self.config.texts("announce"),
             "bootstrap": self.config.texts("bootstrap"),
             "mdns": self.config.flag("mdns"),
+            "compress": self.config.text("compress"),
         }
 
     def ask(

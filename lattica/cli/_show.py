@@ -71,7 +71,8 @@ def fetched(output: Output, result: dict[str, Any]) -> None:
     seconds, received = result["seconds"], result["received_bytes"]
     rate = f", {size(received / seconds)}/s" if seconds > 0.05 and received else ""
     kept = result["size"] - received
-    parts = [f"{size(received)} received{rate}"]
+    packed = f" as {size(wire)}" if (wire := result["wire_bytes"]) < received else ""
+    parts = [f"{size(received)} received{packed}{rate}"]
     if kept > 0:
         parts.append(f"{size(kept)} were here already")
     sources = result["sources"]

@@ -1,4 +1,4 @@
-"""Values as bytes: canonical msgpack, and tensors beside it."""
+"""Values as bytes: canonical msgpack, and tensors beside it; and numbers made smaller."""
 
 from ._canonical import Value as Value, pack as pack, unpack as unpack
 from ._dtypes import (
@@ -9,6 +9,11 @@ from ._dtypes import (
     numpy_dtype as numpy_dtype,
 )
 from ._pickles import PICKLE as PICKLE, looks_like_pickle as looks_like_pickle
+from ._planes import (
+    PlanesError as PlanesError,
+    pack_planes as pack_planes,
+    unpack_planes as unpack_planes,
+)
 from ._tensors import Buffer as Buffer, Receiver as Receiver, decode as decode, encode as encode
 from ._views import (
     TensorBytes as TensorBytes,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lattica import _announce, codec
 from lattica.cid import CID
-from lattica.codec import _canonical
+from lattica.codec import _canonical, unpack_planes
 from lattica.content import _messages as exchange
 from lattica.dht import Namespaces, ValueRefused, _messages as dht
 from lattica.dht._records import sign_entry
@@ -174,6 +174,13 @@ def _answers(wire: bytes) -> list[dict[str, object]]:
     ]
 
 
+def read_planes(case: Case) -> object:
+    """Leaves as byte planes (exchange.md §3.4)."""
+    content = bytearray(case["size"])
+    unpack_planes(wire_of(case), content)
+    return content.hex()
+
+
 def read_dht_message(case: Case) -> object:
     """Kademlia messages (dht.md §4)."""
     message = dht.decode(wire_of(case))
@@ -282,6 +289,7 @@ READERS: dict[str, Callable[[Case], object]] = {
     "dht-entries": read_dht_entries,
     "dht-messages": read_dht_message,
     "exchange": read_exchange,
+    "leaf-planes": read_planes,
     "gossip-messages": read_gossip,
     "identifiers": read_identifier,
     "tensor-messages": read_tensors,

@@ -9,6 +9,7 @@ from ._build import (
     build as build,
     build_in_thread as build_in_thread,
 )
+from ._compress import Compress as Compress
 from ._dag import (
     BuiltSegment as BuiltSegment,
     FileBuilder as FileBuilder,

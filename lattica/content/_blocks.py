@@ -24,7 +24,7 @@ from ._events import LeafMismatch
 from ._messages import MAX_BLOCK
 from ._planner import Planner
 from ._providers import Providers
-from ._stages import INDEX_ESTIMATE, UnexpectedAnswer
+from ._stages import INDEX_ESTIMATE, UnexpectedAnswer, unpacked
 from ._values import Absent
 
 if TYPE_CHECKING:
@@ -133,6 +133,10 @@ class _BlockStage:
         want = self._wants[item]
         return Codec.DAG_PB if want is not None and want.length is None else Codec.RAW
 
+    def size_of(self, item: int) -> int:
+        """As `Stage.size_of`."""
+        return self._lengths[item]
+
     def check(self, item: int, length: int) -> None:
         """As `Stage.check`."""
         expected = self._lengths[item]
@@ -144,11 +148,12 @@ class _BlockStage:
     def settle(self, items: Sequence[tuple[int, memoryview]]) -> list[int]:
         """As `Stage.settle`: what matches is kept in its `Want`."""
         wrong = []
-        for item, view in items:
+        for item, received in items:
             want = self._wants[item]
             if want is None:
                 continue
-            if _matches(want.multihash, view):
+            view = unpacked(received, self._lengths[item] or len(received))
+            if view is not None and _matches(want.multihash, view):
                 want.data = bytes(view)
             else:
                 wrong.append(item)
@@ -189,12 +194,14 @@ class Blocks:
         more: AsyncIterable[PeerInfo] | None,
         limits: ExchangeLimits,
         stats: ExchangeStats,
+        encodings: tuple[int, ...],
         patience: float,
         cache_bytes: int,
         bitswap: Bitswap | None = None,
     ) -> None:
         self.root, self._bitswap = root, bitswap
         self._mesh, self._store, self._limits, self._stats = mesh, store, limits, stats
+        self._encodings = encodings
         self._known, self._more, self._patience = list(providers), more, patience
         self.nodes: OrderedDict[CID, FileNode] = OrderedDict()
         self._cache_bytes = cache_bytes
@@ -245,6 +252,7 @@ class Blocks:
                 self.root,
                 self,
                 self._limits,
+                self._encodings,
                 self._patience,
                 watch=False,
                 bitswap=self._bitswap,
@@ -362,9 +370,9 @@ class Blocks:
             self._providers.ring()
         return lie
 
-    def received(self, peer: PeerId, stage: Stage, size: int) -> None:
+    def received(self, peer: PeerId, stage: Stage, size: int, wire: int) -> None:
         """Count what came."""
-        self._stats.received(peer, size)
+        self._stats.received(peer, size, wire)
 
     def tell(self, event: FetchEvent) -> None:
         """Nobody listens: a read tells of trouble by failing."""

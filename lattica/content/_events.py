@@ -72,6 +72,7 @@ class FetchProgress:
     verified_bytes: int  # hashed, right, and written; reaches `size` with the last hash
     received_bytes: int  # content bytes that came over the network in this call
     rates: dict[PeerId, float]  # of each provider that is connected, bytes a second
+    wire_bytes: int = 0  # that took; less than `received_bytes` where leaves came packed
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,12 +112,14 @@ class Fetched:
         received_bytes: content bytes that came over the network in this call.
         sources: the same by provider.
         bad_leaves: every leaf that did not match, as it was noticed (the first hundred).
+        wire_bytes: what `received_bytes` took; less where leaves came packed.
     """
 
     stored: StoredObject
     received_bytes: int
     sources: dict[PeerId, int] = field(default_factory=dict)
     bad_leaves: tuple[LeafMismatch, ...] = ()
+    wire_bytes: int = 0
 
 
 class LeafMismatch(IntegrityError):

@@ -80,7 +80,7 @@ class Encoding(enum.IntEnum):
     """How a leaf's bytes are written on the wire."""
 
     RAW = 0
-    ZSTD_PLANES = 1  # reserved (spec section 3.4): never sent to who has not asked for it
+    ZSTD_PLANES = 1  # `codec.pack_planes`: of content alone, to who lists it
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,11 +108,15 @@ class LeavesRequest:
 
 @dataclass(frozen=True, slots=True)
 class BlocksRequest:
-    """Send the blocks with these multihashes, index or leaf, each at most `limit` bytes."""
+    """Send the blocks with these multihashes, index or leaf, each at most `limit` bytes.
+
+    `encodings`: what else than raw the fetcher can read of leaves.
+    """
 
     id: int
     hashes: tuple[bytes, ...]
     limit: int = MAX_BLOCK
+    encodings: tuple[int, ...] = ()
     extra: dict[str, Value] = field(default_factory=dict)
 
     kind = RequestKind.BLOCKS
@@ -157,12 +161,12 @@ def encode_request(request: Request) -> bytes:
     fields: dict[str, Value] = dict(request.extra)
     if isinstance(request, LeavesRequest):
         fields |= {"root": bytes(request.root), "first": request.first, "count": request.count}
-        if request.encodings:
-            fields["encodings"] = list(request.encodings)
     elif isinstance(request, BlocksRequest):
         fields |= {"hashes": list(request.hashes), "limit": request.limit}
     elif isinstance(request, HaveRequest):
         fields |= {"root": bytes(request.root), "push": request.push}
+    if isinstance(request, LeavesRequest | BlocksRequest) and request.encodings:
+        fields["encodings"] = list(request.encodings)
     return pack([int(request.kind), request.id, fields])
 
 
@@ -186,17 +190,15 @@ def _read_request(value: Value) -> Request:
         root = _cid(fields.pop("root", None))
         first = _integer(fields.pop("first", None), "first", MAX_ID)
         count = _integer(fields.pop("count", None), "count", MAX_COUNT)
-        encodings = _list(fields.pop("encodings", []), "encodings", 255)
         if not count or first + count - 1 > MAX_ID:
             raise MessageError(f"{count} leaves from {first} on")
-        known = tuple(_integer(item, "encodings", 255) for item in encodings)
-        return LeavesRequest(request_id, root, first, count, known, fields)
+        return LeavesRequest(request_id, root, first, count, _encodings(fields), fields)
     if kind == RequestKind.BLOCKS:
         hashes = tuple(map(_multihash, _list(fields.pop("hashes", None), "hashes", MAX_COUNT)))
         limit = _integer(fields.pop("limit", MAX_BLOCK), "limit")
         if not hashes:
             raise MessageError("a request for no block")
-        return BlocksRequest(request_id, hashes, min(limit, MAX_BLOCK), fields)
+        return BlocksRequest(request_id, hashes, min(limit, MAX_BLOCK), _encodings(fields), fields)
     if kind == RequestKind.HAVE:
         root = _cid(fields.pop("root", None))
         push = _typed(fields.pop("push", False), bool, "push")
@@ -204,6 +206,11 @@ def _read_request(value: Value) -> Request:
     if kind == RequestKind.CANCEL:
         return CancelRequest(request_id, fields)
     return UnknownRequest(request_id, kind, fields)
+
+
+def _encodings(fields: dict[str, Value]) -> tuple[int, ...]:
+    items = _list(fields.pop("encodings", []), "encodings", 255)
+    return tuple(_integer(item, "encodings", 255) for item in items)
 
 
 def _typed(value: Value, kind: type[_T], name: str) -> _T:
@@ -290,6 +297,14 @@ def read_status(code: int) -> Status:
 def write_leaf_head(target: memoryview, request: int, number: int, status: int, size: int) -> None:
     """Write the head of a raw leaf into 16 bytes right before where its bytes stand."""
     _HEAD.pack_into(target, 0, AnswerKind.LEAF, status, Encoding.RAW, 0, request, number, size)
+
+
+def packed_leaf(request: int, number: int, packed: bytes) -> bytes:
+    """Return the answer with a leaf as planes."""
+    head = AnswerHead(
+        AnswerKind.LEAF, Status.OK, Encoding.ZSTD_PLANES, 0, request, number, len(packed)
+    )
+    return bytes(head) + packed
 
 
 def encode_end(request: int, status: Status, message: str = "") -> bytes:

@@ -61,7 +61,7 @@ class Keeper(Protocol):
     async def settle(self, peer: PeerId, stage: Stage, items: list[Item]) -> LeafMismatch | None:
         """As `_session.Side.settle`."""
 
-    def received(self, peer: PeerId, stage: Stage, size: int) -> None:
+    def received(self, peer: PeerId, stage: Stage, size: int, wire: int) -> None:
         """As `_session.Side.received`."""
 
     def tell(self, event: FetchEvent) -> None:
@@ -77,6 +77,7 @@ class Providers:
         watch: whether they are asked to say what they hold; else they are taken to hold everything
             until they refuse something.
         ids: of all requests on all streams.
+        encodings: what is read beside raw leaves.
         lies: what did not match its hash, the first hundred.
         failure: why the fetch cannot go on, if so.
     """
@@ -87,12 +88,13 @@ class Providers:
         root: CID,
         keeper: Keeper,
         limits: ExchangeLimits,
+        encodings: tuple[int, ...],
         patience: float,
         *,
         watch: bool = True,
         bitswap: Bitswap | None = None,
     ) -> None:
-        self.root, self.watch = root, watch
+        self.root, self.encodings, self.watch = root, encodings, watch
         self.ids: Iterator[int] = itertools.count(1)
         self.lies: list[LeafMismatch] = []
         self.failure: LatticaError | None = None
@@ -209,10 +211,10 @@ class Providers:
         if planner.next_timeout() < self._alarm_at or planner.idle():
             self._alarm.set()
 
-    def received(self, peer: PeerId, stage: Stage, size: int) -> None:
+    def received(self, peer: PeerId, stage: Stage, size: int, wire: int) -> None:
         """Count what came."""
         self._delivered_at[peer] = trio.current_time()
-        self._keeper.received(peer, stage, size)
+        self._keeper.received(peer, stage, size, wire)
 
     def refused(self, peer: PeerId, status: Status) -> None:
         """Note why `peer` does not send something."""

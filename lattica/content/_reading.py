@@ -41,14 +41,16 @@ class BlockBatch:
             before each into the room left there, and sends a run of leaves in one piece.
         offsets: for each block where in `buffer` it starts; -1 for one that stands elsewhere or is
             absent. Blocks stand in the order asked for, `gap` bytes apart, the first one too.
+        packed: the packed form (`codec.pack_planes`) of blocks that somebody has packed, by number.
     """
 
-    __slots__ = ("_pool", "_pooled", "blocks", "buffer", "offsets", "strides")
+    __slots__ = ("_pool", "_pooled", "blocks", "buffer", "offsets", "packed", "strides")
 
     def __init__(self, plan: Sequence[Place | bytes | Absent], gap: int, pool: BufferPool) -> None:
         self.blocks: list[bytes | memoryview | Absent] = []
         self.strides: list[int] = []
         self.offsets: list[int] = []
+        self.packed: dict[int, bytes] = {}
         end = 0
         for found in plan:
             if isinstance(found, Place):
@@ -67,7 +69,7 @@ class BlockBatch:
     def release(self) -> None:
         """Give the memory back. Calling it again does nothing."""
         pooled, self._pooled = self._pooled, None
-        self.blocks, self.buffer = [], memoryview(b"")
+        self.blocks, self.buffer, self.packed = [], memoryview(b""), {}
         if pooled is not None:
             self._pool.give_back(pooled)
 

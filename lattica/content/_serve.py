@@ -20,6 +20,7 @@ import trio
 from lattica._nursery import private_nursery
 from lattica.errors import LatticaError, LimitExceeded, ProtocolError
 
+from ._compress import LeafPacker
 from ._messages import (
     HEAD_SIZE,
     MAX_REQUEST,
@@ -28,6 +29,7 @@ from ._messages import (
     AnswerKind,
     BlocksRequest,
     CancelRequest,
+    Encoding,
     HaveRequest,
     LeavesRequest,
     Request,
@@ -38,6 +40,7 @@ from ._messages import (
     encode_have,
     encode_have_all,
     pack_bitmap,
+    packed_leaf,
     write_leaf_head,
 )
 from ._values import Absent
@@ -49,6 +52,7 @@ if TYPE_CHECKING:
     from lattica.identity import PeerId
     from lattica.transport import Stream
 
+    from ._compress import Compress
     from ._reading import BlockBatch
     from ._traffic import ExchangeLimits, ExchangeStats
 
@@ -100,10 +104,16 @@ class Library(Protocol):
 
     limits: ExchangeLimits
     stats: ExchangeStats
+    compress: Compress
     queued_hashes: int  # of requests that are not answered, on all streams
 
-    async def read(self, hashes: Sequence[bytes], max_bytes: int) -> BlockBatch:
-        """Return the first of these blocks, as `Store.read_blocks` with room for heads."""
+    async def read(
+        self, hashes: Sequence[bytes], max_bytes: int, packer: LeafPacker | None = None
+    ) -> BlockBatch:
+        """Return the first of these blocks, as `Store.read_blocks` with room for heads.
+
+        With a packer, those that shrink are packed.
+        """
 
     async def leaf_hashes(self, root: CID, first: int, count: int) -> list[bytes] | Status:
         """Return the multihashes of a range of leaves, or why not."""
@@ -138,7 +148,7 @@ class _Piece:
     request: Request | _PutOff
     views: list[bytes | memoryview]
     batch: BlockBatch | None = None
-    leaf_sizes: Sequence[int] = ()
+    leaf_sizes: Sequence[tuple[int, int]] = ()  # of each leaf: content bytes, bytes on the wire
     end: bool = False
 
     def release(self) -> None:
@@ -160,6 +170,7 @@ class Conversation:
         self._asked = trio.Event()
         self._finished = False  # the peer will ask no more
         self._sending = trio.Lock()
+        self._packer = LeafPacker(library.compress)
 
     async def run(self) -> None:
         """Serve until the peer is done, and everything is answered.
@@ -288,9 +299,11 @@ class Conversation:
     ) -> Status:
         """Read and pass on all of `hashes`, numbered from `number` on."""
         limit = request.limit if isinstance(request, BlocksRequest) else None
+        reads_planes = Encoding.ZSTD_PLANES in request.encodings
         done = 0
         while done < len(hashes) and request.id not in self._cancelled:
-            batch = await self._library.read(hashes[done:], self._library.share())
+            packer = self._packer if reads_planes and self._packer.pays else None
+            batch = await self._library.read(hashes[done:], self._library.share(), packer)
             count = len(batch)  # it is gone once it is sent
             try:
                 views, sizes = _frame(batch, request.id, number + done, limit)
@@ -339,9 +352,13 @@ class Conversation:
             async for piece in inbox:
                 try:
                     if piece.end or piece.request.id not in self._cancelled:
+                        began = trio.current_time()
                         await self._send(piece.views)
-                        for size in piece.leaf_sizes:
-                            self._library.stats.sent(self._stream.peer, size)
+                        if piece.leaf_sizes:
+                            wire = sum(size for _, size in piece.leaf_sizes)
+                            self._packer.note_sent(wire, trio.current_time() - began)
+                        for sizes in piece.leaf_sizes:
+                            self._library.stats.sent(self._stream.peer, *sizes)
                 finally:
                     piece.release()
                 if piece.end:
@@ -383,10 +400,13 @@ class Conversation:
 
 def _frame(
     batch: BlockBatch, request_id: int, number: int, limit: int | None
-) -> tuple[list[bytes | memoryview], list[int]]:
-    """Return what to send for a batch, heads written before their blocks, and the sizes sent."""
+) -> tuple[list[bytes | memoryview], list[tuple[int, int]]]:
+    """Return what to send for a batch, heads written before their blocks.
+
+    And of each leaf that is sent the content bytes and the bytes on the wire.
+    """
     views: list[bytes | memoryview] = []
-    sizes: list[int] = []
+    sizes: list[tuple[int, int]] = []
     start = end = -1  # of the run of blocks in the buffer that is being gathered
 
     def put(view: bytes) -> None:
@@ -396,14 +416,17 @@ def _frame(
         start = end = -1
         views.append(view)
 
-    for block, offset in zip(batch.blocks, batch.offsets, strict=True):
+    for position, (block, offset) in enumerate(zip(batch.blocks, batch.offsets, strict=True)):
         if isinstance(block, Absent) or (limit is not None and len(block) > limit):
             status = _WHY_ABSENT[block] if isinstance(block, Absent) else Status.TOO_LARGE
             put(bytes(AnswerHead(AnswerKind.LEAF, status, 0, 0, request_id, number, 0)))
         elif offset < 0:
             head = AnswerHead(AnswerKind.LEAF, Status.OK, 0, 0, request_id, number, len(block))
             put(b"".join((bytes(head), block)))
-            sizes.append(len(block))
+            sizes.append((len(block), len(block)))
+        elif (packed := batch.packed.get(position)) is not None:
+            put(packed_leaf(request_id, number, packed))
+            sizes.append((len(block), len(packed)))
         else:
             size, head_start = len(block), offset - HEAD_SIZE
             if head_start != end:
@@ -413,7 +436,7 @@ def _frame(
             head_view = batch.buffer[head_start:offset]
             write_leaf_head(head_view, request_id, number, Status.OK, size)
             end = offset + size
-            sizes.append(size)
+            sizes.append((size, size))
         number += 1
     if end > start:
         views.append(batch.buffer[start:end])

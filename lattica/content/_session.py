@@ -83,6 +83,7 @@ class Side(Protocol):
     stage: Stage | None
     watch: bool
     ids: Iterator[int]
+    encodings: tuple[int, ...]
 
     @property
     def write_bytes(self) -> int:
@@ -91,8 +92,8 @@ class Side(Protocol):
     def asked(self) -> None:
         """Note that the planner was asked what to ask: a deadline may have come nearer."""
 
-    def received(self, peer: PeerId, stage: Stage, size: int) -> None:
-        """Note that an item of `size` bytes came from `peer`."""
+    def received(self, peer: PeerId, stage: Stage, size: int, wire: int) -> None:
+        """Note that an item of `size` bytes came from `peer`, and how many bytes it was sent as."""
 
     def refused(self, peer: PeerId, status: Status) -> None:
         """Note that `peer` will not send something."""
@@ -126,6 +127,7 @@ class Session:
         self._leaves: LeafStage | None = None
         self._batch: list[tuple[Stage, int, memoryview]] = []
         self._batch_bytes, self._batch_since = 0, 0.0
+        self._saved_bytes = 0  # content that was received and not sent, since leaves came packed
         self._free: dict[int, list[bytearray]] = {}  # by size, a power of two
         self._free_bytes = 0
 
@@ -197,7 +199,14 @@ class Session:
         if ask is None:
             return None
         self._pending.append((stage, ask))
-        return encode_request(BlocksRequest(ask.id, stage.hashes(ask.first, ask.count)))
+        sized = all(map(stage.size_of, range(ask.first, ask.first + ask.count)))
+        return encode_request(
+            BlocksRequest(
+                ask.id,
+                stage.hashes(ask.first, ask.count),
+                encodings=self._side.encodings if sized else (),
+            )
+        )
 
     # --- answers in
 
@@ -220,13 +229,13 @@ class Session:
 
     async def _receive(self, piece: bytes | memoryview, now: float) -> None:
         planner = self._pending[0][0].planner if self._pending else None
-        before = self._decoder.leaf_bytes
+        before = self._decoder.leaf_bytes + self._saved_bytes
         for number, answer in enumerate(self._decoder.receive(piece), 1):
             self._take(answer, now)
             if number % _YIELD_AFTER == 0:
                 await trio.lowlevel.checkpoint()
         # Content alone is progress: who fills the line with anything else counts as silent.
-        size = self._decoder.leaf_bytes - before
+        size = self._decoder.leaf_bytes + self._saved_bytes - before
         if planner is not None and size:
             planner.receive_bytes(self.peer, size, now)
 
@@ -255,9 +264,12 @@ class Session:
             if head.length:
                 raise UnexpectedAnswer(f"{head.length} bytes with status {head.status}")
             return _NOTHING
-        if head.encoding != Encoding.RAW:
+        if head.encoding == Encoding.RAW:
+            stage.check(ask.next, head.length)
+        elif head.encoding not in self._side.encodings:
             raise UnexpectedAnswer(f"encoding {head.encoding}, which was not asked for")
-        stage.check(ask.next, head.length)
+        elif not 0 < head.length < (size := stage.size_of(ask.next)):
+            raise UnexpectedAnswer(f"packed into {head.length} bytes, not less than {size}")
         return self._memory(head.length)
 
     def _expected(self, head: AnswerHead) -> tuple[Stage, Ask]:
@@ -291,12 +303,15 @@ class Session:
             stage.planner.leaf_refused(self.peer)
             self._side.refused(self.peer, answer.status)
             return
-        self._side.received(self.peer, stage, len(answer.payload))
+        wire = len(answer.payload)
+        size = stage.size_of(item) or wire  # as content: batches are bounded by that
+        self._saved_bytes += size - wire
+        self._side.received(self.peer, stage, size, wire)
         if stage.planner.leaf_arrived(self.peer):
             if not self._batch:
                 self._batch_since = now
             self._batch.append((stage, item, answer.payload))
-            self._batch_bytes += max(1, len(answer.payload))
+            self._batch_bytes += max(1, size)
         else:
             self._recycle(answer.payload)
 

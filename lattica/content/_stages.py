@@ -14,6 +14,7 @@ from bisect import bisect_right
 from typing import TYPE_CHECKING, Protocol
 
 from lattica.cid import Codec
+from lattica.codec import PlanesError, unpack_planes
 from lattica.errors import LimitExceeded, ProtocolError
 
 from ._dag import LeafTable
@@ -71,6 +72,9 @@ class Stage(Protocol):
     def codec(self, item: int) -> int:
         """Return what kind of block an item is: a `Codec`."""
 
+    def size_of(self, item: int) -> int:
+        """Return the content bytes of an item; 0 where they are not known, so it comes raw."""
+
     def check(self, item: int, length: int) -> None:
         """Hold the length that a provider declares for an item against what is known of it.
 
@@ -80,6 +84,8 @@ class Stage(Protocol):
 
     def settle(self, items: Sequence[tuple[int, memoryview]]) -> list[int]:
         """*Slow.* Check items against their hashes, keep those that match, return the others.
+
+        An item of fewer bytes than its content is a packed one.
 
         Raises:
             StorageError: the disk refuses. DagError: the object is malformed.
@@ -166,6 +172,10 @@ class IndexStage:
     def codec(self, item: int) -> int:
         """As `Stage.codec`."""
         return self._items[item].codec
+
+    def size_of(self, item: int) -> int:
+        """As `Stage.size_of`: an index block says how long it is by coming."""
+        return 0
 
     def check(self, item: int, length: int) -> None:
         """As `Stage.check`: an index block has no size of its own but the bound of all blocks."""
@@ -277,6 +287,10 @@ class LeafStage:
         """As `Stage.codec`."""
         return Codec.RAW
 
+    def size_of(self, item: int) -> int:
+        """As `Stage.size_of`."""
+        return self._sizes[item]
+
     def check(self, item: int, length: int) -> None:
         """As `Stage.check`: the index says exactly how long a leaf is."""
         if length != self._sizes[item]:
@@ -286,10 +300,11 @@ class LeafStage:
         """As `Stage.settle`. Adjacent leaves are written with one system call."""
         wrong: list[int] = []
         runs: list[tuple[int, int, list[memoryview]]] = []  # part, first leaf, bytes
-        for item, view in items:
+        for item, received in items:
             part, leaf = self._locate(item)
             table = self._parts[part].leaves
-            if table.hash_function.multihash(view) != table[leaf].multihash:
+            view = unpacked(received, self._sizes[item])
+            if view is None or table.hash_function.multihash(view) != table[leaf].multihash:
                 wrong.append(item)
             elif runs and runs[-1][0] == part and runs[-1][1] + len(runs[-1][2]) == leaf:
                 runs[-1][2].append(view)
@@ -323,3 +338,15 @@ class LeafStage:
             end = end if end >= 0 else len(flags)
             self.planner.mark_verified(first + start, end - start)
             start = flags.find(1, end)
+
+
+def unpacked(received: memoryview, size: int) -> memoryview | None:
+    """*Slow.* Return what was received as content of `size` bytes; None where it cannot be that."""
+    if len(received) == size:
+        return received
+    content = memoryview(bytearray(size))
+    try:
+        unpack_planes(received, content)
+    except PlanesError:
+        return None
+    return content

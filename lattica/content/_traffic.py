@@ -51,21 +51,25 @@ class ExchangeLimits:
 
 @dataclass(slots=True)
 class Traffic:
-    """Content bytes and leaves, index blocks among them."""
+    """Content bytes and leaves, index blocks among them; `wire` bytes are those after packing."""
 
     sent_bytes: int = 0
+    sent_wire_bytes: int = 0
     sent_leaves: int = 0
     received_bytes: int = 0
+    received_wire_bytes: int = 0
     received_leaves: int = 0
 
-    def sent(self, size: int) -> None:
+    def sent(self, size: int, wire: int) -> None:
         """Count a leaf that went out."""
         self.sent_bytes += size
+        self.sent_wire_bytes += wire
         self.sent_leaves += 1
 
-    def received(self, size: int) -> None:
+    def received(self, size: int, wire: int) -> None:
         """Count a leaf that came in."""
         self.received_bytes += size
+        self.received_wire_bytes += wire
         self.received_leaves += 1
 
 
@@ -86,12 +90,12 @@ class ExchangeStats:
         self.peers.move_to_end(peer)
         return traffic
 
-    def sent(self, peer: PeerId, size: int) -> None:
+    def sent(self, peer: PeerId, size: int, wire: int) -> None:
         """Count a leaf that went to `peer`."""
-        self.total.sent(size)
-        self.of(peer).sent(size)
+        self.total.sent(size, wire)
+        self.of(peer).sent(size, wire)
 
-    def received(self, peer: PeerId, size: int) -> None:
+    def received(self, peer: PeerId, size: int, wire: int) -> None:
         """Count a leaf that came from `peer`."""
-        self.total.received(size)
-        self.of(peer).received(size)
+        self.total.received(size, wire)
+        self.of(peer).received(size, wire)

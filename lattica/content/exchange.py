@@ -22,6 +22,7 @@ from lattica.cid import CID, Codec
 from lattica.errors import InvalidInput
 
 from ._blocks import Blocks
+from ._compress import Compress, LeafPacker
 from ._dag import LeafTable
 from ._messages import HEAD_SIZE, PROTOCOL, Status, unpack_bitmap
 from ._ranges import open_object
@@ -59,10 +60,13 @@ class Exchange:
     Attributes:
         stats: counters, in all and by peer.
         limits: bounds of serving and fetching.
+        compress: whether leaves are sent, and asked for, smaller.
     """
 
-    def __init__(self, mesh: Mesh, store: Store, limits: ExchangeLimits) -> None:
-        self.stats, self.limits = ExchangeStats(), limits
+    def __init__(
+        self, mesh: Mesh, store: Store, limits: ExchangeLimits, compress: Compress
+    ) -> None:
+        self.stats, self.limits, self.compress = ExchangeStats(), limits, compress
         self._mesh, self._store = mesh, store
         self._library = _StoreLibrary(self)
         self._bitswap: Bitswap | None = None
@@ -116,6 +120,7 @@ class Exchange:
             destination,
             limits=self.limits,
             stats=self.stats,
+            encodings=self.compress.encodings,
             patience=patience,
             progress=progress,
             bitswap=self._bitswap,
@@ -168,6 +173,7 @@ class Exchange:
             more=more,
             limits=self.limits,
             stats=self.stats,
+            encodings=self.compress.encodings,
             patience=patience,
             cache_bytes=cache_bytes,
             bitswap=self._bitswap,
@@ -188,6 +194,7 @@ class _StoreLibrary:
 
     def __init__(self, exchange: Exchange) -> None:
         self.limits, self.stats = exchange.limits, exchange.stats
+        self.compress = exchange.compress
         self.queued_hashes = 0
         self._exchange, self._store = exchange, exchange._store
         self._readers = trio.CapacityLimiter(_READERS)
@@ -241,9 +248,17 @@ class _StoreLibrary:
         share = self.limits.read_bytes // (2 * max(1, len(self._busy)))
         return max(1, min(self.limits.batch_bytes, share))
 
-    async def read(self, hashes: Sequence[bytes], max_bytes: int) -> BlockBatch:
-        """Read blocks in a worker thread, each hashed there. Cancelled, none is lost."""
-        read = partial(self._store.read_blocks, hashes, max_bytes=max_bytes, gap=HEAD_SIZE)
+    async def read(
+        self, hashes: Sequence[bytes], max_bytes: int, packer: LeafPacker | None = None
+    ) -> BlockBatch:
+        """Read blocks in a worker thread, hashed and packed there. Cancelled, none is lost."""
+
+        def read() -> BlockBatch:
+            batch = self._store.read_blocks(hashes, max_bytes=max_bytes, gap=HEAD_SIZE)
+            if packer is not None:
+                packer.pack(batch)
+            return batch
+
         return await trio.to_thread.run_sync(read, limiter=self._readers)
 
     async def sizes(self, multihashes: Sequence[bytes]) -> list[int | None]:
@@ -253,7 +268,7 @@ class _StoreLibrary:
 
     def sent(self, peer: PeerId, size: int) -> None:
         """Count a block that went to `peer`."""
-        self.stats.sent(peer, size)
+        self.stats.sent(peer, size, size)
 
     async def leaf_hashes(self, root: CID, first: int, count: int) -> list[bytes] | Status:
         """Look a range of leaves up in the file's index, which is kept for the next range."""
@@ -324,10 +339,14 @@ def _leaf_table(store: Store, root: CID) -> LeafTable | None:
 
 @asynccontextmanager
 async def open_exchange(
-    mesh: Mesh, store: Store, *, limits: ExchangeLimits | None = None
+    mesh: Mesh,
+    store: Store,
+    *,
+    limits: ExchangeLimits | None = None,
+    compress: Compress = Compress.AUTO,
 ) -> AsyncIterator[Exchange]:
     """Serve `store` to the peers of `mesh`, and fetch from them, until the block ends."""
-    exchange = Exchange(mesh, store, limits or ExchangeLimits())
+    exchange = Exchange(mesh, store, limits or ExchangeLimits(), compress)
     async with open_bitswap(mesh, exchange._library) as exchange._bitswap:
         mesh.handle(PROTOCOL, exchange._library.serve)
         try:

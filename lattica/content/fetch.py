@@ -65,6 +65,7 @@ class Fetch:
         *,
         limits: ExchangeLimits,
         stats: ExchangeStats,
+        encodings: tuple[int, ...],
         patience: float,
         progress: Callable[[FetchEvent], object] | None,
         bitswap: Bitswap | None = None,
@@ -72,11 +73,12 @@ class Fetch:
         self.root, self.version = root, 0
         self._destination, self._store, self._stats = destination.absolute(), store, stats
         self._progress = progress
-        self._providers = Providers(mesh, root, self, limits, patience, bitswap=bitswap)
+        self._providers = Providers(mesh, root, self, limits, encodings, patience, bitswap=bitswap)
         self._leaves: LeafStage | None = None
         self._done = trio.Event()  # with the present stage
         self._index_turn = trio.Lock()  # the index is walked by one thread at a time
         self._received: dict[PeerId, int] = {}
+        self._wire_bytes = 0  # that this took
         self._gained = trio.Event()
         self._told_at = 0.0
         self._over = False
@@ -99,7 +101,13 @@ class Fetch:
             stored = await self._download(providers, more, overwrite=overwrite, name=name)
         received = sum(self._received.values())
         self.tell(FetchDone(self.root, stored.size, received, trio.current_time() - started))
-        return Fetched(stored, received, dict(self._received), tuple(self._providers.lies))
+        return Fetched(
+            stored,
+            received,
+            dict(self._received),
+            tuple(self._providers.lies),
+            wire_bytes=self._wire_bytes,
+        )
 
     async def _recognise(self, name: str | None, segments: Segments | None) -> StoredObject:
         """Return what stands at the destination if it is the object. Raises DestinationTaken."""
@@ -232,11 +240,12 @@ class Fetch:
             elif trio.current_time() >= self._told_at + _PROGRESS_SECONDS:
                 self._tell_progress(stage)
 
-    def received(self, peer: PeerId, stage: Stage, size: int) -> None:
+    def received(self, peer: PeerId, stage: Stage, size: int, wire: int) -> None:
         """Count what came, whether it will prove right or not."""
-        self._stats.received(peer, size)
+        self._stats.received(peer, size, wire)
         if stage.is_content:
             self._received[peer] = self._received.get(peer, 0) + size
+            self._wire_bytes += wire
 
     def tell(self, event: FetchEvent) -> None:
         """Pass an event on to the caller. What the caller raises ends the fetch, whoever told."""
@@ -252,7 +261,12 @@ class Fetch:
         received = sum(self._received.values())
         self.tell(
             FetchProgress(
-                self.root, leaves.size, leaves.verified_bytes, received, self._providers.rates
+                self.root,
+                leaves.size,
+                leaves.verified_bytes,
+                received,
+                self._providers.rates,
+                self._wire_bytes,
             )
         )
 

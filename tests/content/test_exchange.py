@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -11,7 +12,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from lattica.cid import CID
 from lattica.codec._canonical import pack
-from lattica.content import ExchangeLimits, bitswap, build, open_exchange
+from lattica.content import Compress, ExchangeLimits, bitswap, build, open_exchange
 from lattica.content._messages import (
     ALL_LEAVES,
     MAX_UNANSWERED,
@@ -327,7 +328,9 @@ async def test_who_asks_for_more_than_all_may_is_put_off_and_heard_again_later(
 
 
 def test_a_waiting_request_keeps_nothing_that_we_do_not_know() -> None:
-    conversation = Conversation(cast("Any", None), cast("Any", None))
+    conversation = Conversation(
+        cast("Any", None), cast("Any", SimpleNamespace(compress=Compress.OFF))
+    )
     request = UnknownRequest(1, 9, {"later": [[], [], []]})  # each takes sixty times its size
     assert conversation._thinned(request) == UnknownRequest(1, 9)
 

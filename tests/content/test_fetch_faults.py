@@ -125,7 +125,7 @@ async def declare_too_little(_rogue: Rogue, head: AnswerHead, data: bytes) -> by
 
 
 async def compress_unasked(_rogue: Rogue, head: AnswerHead, data: bytes) -> bytes:
-    return bytes(AnswerHead(head.kind, 0, 1, 0, head.request, head.number, 10)) + data[:10]
+    return bytes(AnswerHead(head.kind, 0, 2, 0, head.request, head.number, 10)) + data[:10]
 
 
 async def answer_another(_rogue: Rogue, head: AnswerHead, data: bytes) -> bytes:

@@ -53,6 +53,7 @@ requests = st.one_of(
         ids,
         st.lists(hashes, min_size=1, max_size=5).map(tuple),
         st.integers(0, wire.MAX_BLOCK),
+        st.lists(st.integers(0, 255), max_size=3).map(tuple),
         extras,
     ),
     st.builds(HaveRequest, ids, cids, st.booleans(), extras),

@@ -265,9 +265,7 @@ def test_patience_follows_what_answers_took_within_its_bounds() -> None:
     assert (patience.soft, patience.hard) == (Patience.SOFT_MOST, Patience.HARD_MOST)
 
 
-def test_a_peer_known_to_be_quick_is_left_aside_sooner_than_others() -> (
-    None
-):
+def test_a_peer_known_to_be_quick_is_left_aside_sooner_than_others() -> None:
     patience = Patience()
     quick, slow, stranger = some_peers(3)
     for _ in range(50):

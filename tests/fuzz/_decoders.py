@@ -348,6 +348,9 @@ DECODERS = {
         lambda: vectors("exchange", kind="request"), exchange.decode_request
     ),
     "exchange-answer": Decoder(_answers, _decode_answers),
+    "leaf-planes": Decoder(
+        lambda: vectors("leaf-planes"), lambda data: codec.unpack_planes(data, bytearray(64))
+    ),
     "safetensors": Decoder(_safetensors, _parse_safetensors),
     "delta-block": Decoder(_delta_blocks, _decode_delta_block),
     "control": Decoder(_control_lines, decode_control_request),

@@ -227,7 +227,7 @@ class BitswapSession:
             run.stage.planner.leaf_refused(self.peer)
             self._side.refused(self.peer, Status.ABSENT)
             return
-        self._side.received(self.peer, run.stage, len(block))
+        self._side.received(self.peer, run.stage, len(block), len(block))
         if run.stage.planner.leaf_arrived(self.peer):
             if not self._batch:
                 self._batch_since = now
