@@ -20,7 +20,7 @@ import trio
 
 from lattica._nursery import private_nursery
 from lattica.errors import CodecError, InvalidInput, LatticaError
-from lattica.transport import Multiaddr
+from lattica.transport import Multiaddr, machine_addresses
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
@@ -196,13 +196,11 @@ async def _meet(mesh: Mesh, record: bytes, *, on_loopback: bool) -> None:
 def _start(interfaces: Sequence[str] | None) -> Zeroconf:
     import zeroconf
 
-    used = (
-        list(interfaces) if interfaces is not None else zeroconf.get_all_addresses()  # type: ignore[attr-defined]  # public, not in __all__
-    )
+    used = interfaces if interfaces is not None else list(map(str, machine_addresses()))
     logger.info("looking for peers on the local network, at %s", ", ".join(used))
     if interfaces is None:
         return zeroconf.Zeroconf()
-    return zeroconf.Zeroconf(interfaces=used)
+    return zeroconf.Zeroconf(interfaces=list(interfaces))
 
 
 def _register(

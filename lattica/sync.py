@@ -69,6 +69,8 @@ class Node:
     Where a method takes `progress`, it is a callable, or True for a display on stderr.
     """
 
+    _daemon = False  # whether the interpreter may end without waiting for the node
+
     def __init__(self, home: Path | str | None = None, **options: Any) -> None:
         self._open = partial(open_node, home, **options)
         self._thread: threading.Thread | None = None
@@ -77,7 +79,9 @@ class Node:
     def __enter__(self) -> Self:
         _refuse_inside_event_loop()
         ready: Future[_Calls] = Future()
-        self._thread = threading.Thread(target=self._run, args=(ready,), name="lattica-node")
+        self._thread = threading.Thread(
+            target=self._run, args=(ready,), name="lattica-node", daemon=self._daemon
+        )
         self._thread.start()
         try:
             self._calls = ready.result()

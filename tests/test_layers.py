@@ -22,6 +22,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("base",),
 )
 NODE = {
+    "filesystem",
     "node",
     "sync",
     "ticket",

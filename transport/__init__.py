@@ -21,6 +21,7 @@ from ._events import (
     PeerIdentified as PeerIdentified,
 )
 from ._groups import ip_group as ip_group, wider_group as wider_group
+from ._interfaces import machine_addresses as machine_addresses
 from ._links import Listener as Listener, RawLink as RawLink, Transport as Transport
 from ._records import PeerRecord as PeerRecord, RecordError as RecordError
 from ._serve import HandlerLimit as HandlerLimit, HandlerTaken as HandlerTaken
