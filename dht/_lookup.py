@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 PARALLELISM = 6  # requests in flight; Kademlia's alpha
 PATHS = 3  # disjoint paths
 MAX_REQUESTS = 160  # peers asked per lookup; a network of a million nodes needs some 50
+SOURCES = 8  # at least so many have to name providers before there are enough of them
 MAX_FOUND = 1024  # providers collected per lookup
 
 
@@ -207,10 +208,10 @@ class Lookup:
     def found(self, providers: Iterable[PeerInfo]) -> list[PeerInfo]:
         """Take providers named by one source (an answer, or our own store). Returns the news.
 
-        One source fills at most half of what is wanted. The rest is kept for the end: a single
-        peer that names providers by the dozen cannot end the search.
+        One source fills at most an eighth of what is wanted. The rest is kept for the end: the few
+        liars that a lookup meets cannot end it by naming providers by the dozen.
         """
-        share = MAX_FOUND if self._wanted is None else max(1, -(-self._wanted // 2))
+        share = MAX_FOUND if self._wanted is None else -(-self._wanted // SOURCES)
         news: list[PeerInfo] = []
         for info in providers:
             if info.peer == self._local or info.peer in self._found:
@@ -277,12 +278,15 @@ class Lookup:
         """Say whether more than half of the `k` nearest that may be alive have answered.
 
         Then a minority of them cannot hide anything that all of them should know. That it is a
-        minority, no path alone can say.
+        minority, no path alone can say; and several in one network are one party and have one
+        voice, since keys can be mined next to the target.
         """
         if self._paths_answered != self._paths_begun:
             return False
-        nearest = [candidate.state for candidate in islice(self._candidates, self._k)]
-        return 2 * nearest.count(State.ANSWERED) > len(nearest)
+        nearest = list(islice(self._candidates, self._k))
+        answered = [each.group for each in nearest if each.state is State.ANSWERED]
+        voices = answered.count(None) + len(set(answered) - {None})
+        return 2 * voices > len(nearest)
 
     def path_of(self, peer: PeerId) -> int | None:
         """Return the path on which `peer` has answered, from 0; None: it has not, to any effect."""

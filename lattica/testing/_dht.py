@@ -9,30 +9,43 @@ by the thousand, and can fill their tables as years of company would have.
 from __future__ import annotations
 
 import bisect
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from lattica import codec
 from lattica.dht._answers import Responder
 from lattica.dht._bootstrap import Bootstrap
 from lattica.dht._client import LOOKUP_SECONDS
+from lattica.dht._clock import Clock
+from lattica.dht._keeper import Keeper, requests_for
 from lattica.dht._keys import KEY_BITS, K, key_sharing, position
 from lattica.dht._lookup import Lookup
-from lattica.dht._messages import Message, MessageType, Peer, decode, encode
+from lattica.dht._lookup_report import Outcome
+from lattica.dht._messages import MAX_MESSAGE, Message, MessageType, Peer, decode, encode
+from lattica.dht._namespaces import Item, Namespaces
 from lattica.dht._patience import Patience
 from lattica.dht._providers import ProviderStore, ProvideSchedule
+from lattica.dht._reading import Reading
+from lattica.dht._records import sign_entry
 from lattica.dht._table import RoutingTable
 from lattica.dht._upkeep import SELF_LOOKUP_FIRST_SECONDS, SELF_LOOKUP_SECONDS
+from lattica.dht._values import ASK_SECONDS, TTL
 from lattica.errors import LatticaError
 from lattica.identity import PeerId
-from lattica.transport import Multiaddr, PeerInfo
+from lattica.transport import Multiaddr, PeerInfo, ip_group
+
+from ._simulation import EPOCH
 
 if TYPE_CHECKING:
     import random
     from collections.abc import Callable, Hashable, Sequence
 
+    from lattica.identity import Identity
+
     from ._simulation import Actor, Host, Simulation, Timer
 
+SCOPE = "/lattica/kad/1.0.0"  # the protocol that simulated nodes sign for
 _KEY_PREFIX = bytes((0x00, 0x24, 0x08, 0x01, 0x12, 0x20))  # of the peer ID of an Ed25519 key
 
 
@@ -74,6 +87,7 @@ class DhtWorld:
     def __init__(self, simulation: Simulation, *, wire: bool = True) -> None:
         self.simulation, self.wire = simulation, wire
         self._addresses: dict[PeerId, tuple[Multiaddr, ...]] = {}
+        self._groups: dict[PeerId, bytes | None] = {}
         self._sizes: dict[PeerId, int] = {}  # of a peer in a message, with its addresses
 
     def add(
@@ -101,7 +115,7 @@ class DhtWorld:
         if network is None:
             network = f"{rng.randint(20, 99)}.{rng.randint(1, 250)}.{rng.randint(1, 250)}"
         address = Multiaddr.parse(f"/ip4/{network}.{rng.randint(1, 250)}/tcp/4001")
-        self._addresses[peer] = (address,)
+        self._addresses[peer], self._groups[peer] = (address,), ip_group(address)
         self._sizes[peer] = len(encode(_about(peer, (address,)))) - _EMPTY_BYTES
         build = partial(kind or SimulatedDht, world=self, bootstrap=tuple(bootstrap), **options)
         self.simulation.add(peer, build, start=start)
@@ -122,6 +136,10 @@ class DhtWorld:
     def addresses(self, peer: PeerId) -> tuple[Multiaddr, ...]:
         """Return where `peer` is."""
         return self._addresses.get(peer, ())
+
+    def group(self, peer: PeerId) -> bytes | None:
+        """Return the network that `peer` is in; see `transport.ip_group`."""
+        return self._groups[peer]
 
     def nearest(self, key: bytes, count: int = K) -> list[PeerId]:
         """Return the running nodes nearest to `key`: what a perfect lookup finds."""
@@ -153,9 +171,9 @@ class DhtWorld:
 
     def size_of(self, message: Message) -> int:
         """Return how many bytes `message` takes on a stream."""
-        if self.wire or message.record is not None:
+        if self.wire or message.record is not None or message.room or message.refusal:
             return _framed(len(encode(message)))
-        size = _EMPTY_BYTES
+        size = _EMPTY_BYTES + (_CLOCK_BYTES if message.clock else 0)
         if message.key:
             size += len(message.key) + (2 if len(message.key) < 128 else 3)
         for peers in (message.closer, message.providers):
@@ -174,6 +192,8 @@ class SimulatedDht:
         peer: who it is.
         table: its contacts.
         store: provider records that others left here.
+        keeper: values that others left here.
+        clock: what it takes the date to be.
         schedule: what it provides.
         joined_at: when a first lookup of itself ended; None before.
     """
@@ -194,6 +214,8 @@ class SimulatedDht:
         self.host, self.world, self.peer = host, world, host.name
         self.table = RoutingTable(self.peer)
         self.store, self.schedule = ProviderStore(), ProvideSchedule()
+        self.clock = Clock(lambda: host.wall_time)
+        self.keeper = Keeper(Namespaces({}, scope=SCOPE))
         self.joined_at: float | None = None
         self._directory = _Directory(world)
         self._responder = Responder(
@@ -202,10 +224,11 @@ class SimulatedDht:
             schedule=self.schedule,
             directory=self._directory,
             rng=host.rng,
+            keeper=self.keeper,
         )
         self._patience = Patience()
         self._number = 0
-        self._waiting: dict[int, Callable[[Message | str], None]] = {}
+        self._waiting: dict[int, tuple[Callable[[Message | str], None], float]] = {}
         self._probing: dict[PeerId, None] = {}
         self._upkeep = Upkeep(self) if upkeep else None
         self._bootstraps = [peer for peer in bootstrap if peer != self.peer]
@@ -246,6 +269,68 @@ class SimulatedDht:
 
         self.find_node(key, announce)
 
+    def sign(
+        self,
+        author: Identity,
+        key: bytes,
+        value: codec.Value,
+        *,
+        ttl: float = TTL,
+        subkey: bytes = b"",
+        sequence: int | None = None,
+    ) -> Item:
+        """Return a value to put, dated by the clock of this node.
+
+        Args:
+            author: who signs it; need not be this node.
+            key: where it goes.
+            value: what goes there.
+            ttl: seconds that it lives.
+            subkey: its place beside others of the author.
+            sequence: greater than that of the value it replaces; the date if not given.
+        """
+        now = self.clock.now()
+        created_ms = int(now * 1000)
+        entry = sign_entry(
+            author,
+            scope=SCOPE,
+            key=key,
+            value=codec.pack(value),
+            sequence=sequence if sequence is not None else created_ms,
+            created_ms=created_ms,
+            expires_ms=created_ms + int(ttl * 1000),
+            subkey=subkey,
+        )
+        return self.keeper.namespaces.read(key, entry.encoded, now=now)
+
+    def put(self, key: bytes, item: Item, done: Callable[[Lookup, int], None]) -> None:
+        """Have the peers nearest to `key` keep a value; `done` is handed how many took it."""
+
+        def tell(lookup: Lookup) -> None:
+            peers = [info.peer for info in lookup.closest()]
+            Telling(self, peers, key, [item], lambda took: done(lookup, took))
+
+        self.find_node(key, tell)
+
+    def get(self, key: bytes, done: Callable[[Lookup, Reading], None]) -> None:
+        """Look for the values of `key`, and bring those who lack some what they should have."""
+        reading = Reading(self.keeper, key)
+        reading.take(self.peer, self.keeper.store.items(key, now=self.clock.now()))
+        lookup = self.new_lookup(key)
+
+        def hear(peer: PeerId, answer: Message) -> None:
+            value = answer.record.value if answer.record is not None else None
+            reading.hear(peer, value, now=self.clock.now())
+
+        def finish(lookup: Lookup) -> None:
+            for info in lookup.closest():
+                if missing := reading.missing_at(info.peer):
+                    Telling(self, [info.peer], key, missing, lambda _: None)
+            done(lookup, reading)
+
+        request = Message(MessageType.GET_VALUE, key, room=MAX_MESSAGE)
+        Walk(self, lookup, request, finish, heard=hear, enough=lookup.is_certain)
+
     def new_lookup(self, key: bytes, *, wanted: int | None = None) -> Lookup:
         """Return a lookup for `key` that starts from our contacts."""
         nearest = self.table.closest(position(key), K, failing=True)
@@ -270,7 +355,7 @@ class SimulatedDht:
         """
         self._number += 1
         number = self._number
-        self._waiting[number] = then
+        self._waiting[number] = (then, self.clock.wall())
         self._send(peer, Envelope(number, False, request))
 
         def cancel() -> None:
@@ -305,7 +390,7 @@ class SimulatedDht:
 
     def meet(self, peer: PeerId) -> None:
         """Note that `peer` has answered us."""
-        to_check = self.table.add(peer, now=self.host.now)
+        to_check = self.table.add(peer, now=self.host.now, group=self.world.group(peer))
         if to_check is not None:
             self.consider(to_check)
         if self._upkeep is not None:
@@ -323,29 +408,48 @@ class SimulatedDht:
         if not isinstance(sender, PeerId):
             raise TypeError("only DHT nodes talk to DHT nodes")
         if envelope.is_answer:
-            then = self._waiting.pop(envelope.number, None)
-            if then is not None:
-                then(envelope.message if envelope.message is not None else "lost")
+            waiting = self._waiting.pop(envelope.number, None)
+            if waiting is not None:
+                self._take_answer(sender, envelope.message, *waiting)
             return
         if envelope.message is None:
             raise ValueError("a request without a message")
         answer = self.answer(envelope.message, sender)
         if envelope.number:
             self._send(sender, Envelope(envelope.number, True, answer))
-        if self.table.wants(sender):
+        if self.table.wants(sender, self.world.group(sender)):
             self.consider(sender)  # as after the identify of a connection that a peer has opened
+
+    def _take_answer(
+        self,
+        sender: PeerId,
+        answer: Message | None,
+        then: Callable[[Message | str], None],
+        asked: float,
+    ) -> None:
+        if answer is None:
+            then("lost")
+            return
+        if answer.clock:
+            theirs, answered = answer.clock / 1000, self.clock.wall()
+            self.clock.observe(sender, theirs, asked=asked, answered=answered)
+        then(answer)
 
     def answer(self, request: Message, sender: PeerId) -> Message | None:
         """Return what to answer; None resets the stream, or is no answer where none is due."""
         try:
-            return self._responder.answer(
+            answer = self._responder.answer(
                 request,
                 sender=sender,
                 address=self.world.addresses(sender)[0],
                 now=self.host.now,
+                wall=self.clock.now(),
             )
         except LatticaError:
             return None
+        if answer is None:
+            return None
+        return replace(answer, clock=int(self.clock.wall() * 1000))
 
     def _send(self, to: PeerId, envelope: Envelope) -> None:
         message = envelope.message
@@ -396,9 +500,12 @@ class Walk:
         done: Callable[[Lookup], None],
         *,
         found: Callable[[Sequence[PeerInfo]], None] = lambda _: None,
+        heard: Callable[[PeerId, Message], None] = lambda _peer, _answer: None,
+        enough: Callable[[], bool] = lambda: False,
     ) -> None:
+        """Begin to ask; what the callbacks mean stands at `lattica.dht._client.Client.walk`."""
         self._node, self._lookup, self._request = node, lookup, request
-        self._done, self._found = done, found
+        self._done, self._found, self._heard, self._enough = done, found, heard, enough
         self._ends_at = node.host.now + LOOKUP_SECONDS
         self._under_way: dict[PeerId, Callable[[], None]] = {}
         self._timer: Timer | None = None
@@ -431,7 +538,12 @@ class Walk:
             self._node.meet(peer)
             closer = [each.info for each in answer.closer]
             providers = [each.info for each in answer.providers]
-            self._found(self._lookup.receive(peer, closer, providers, now=now))
+            lookup, group = self._lookup, self._node.world.group(peer)
+            self._found(lookup.receive(peer, closer, providers, now=now, group=group))
+            if lookup.path_of(peer) is not None:
+                self._heard(peer, answer)
+            if self._enough():
+                lookup.stop(now)
         self._step()
 
     def _wake(self) -> None:
@@ -441,7 +553,7 @@ class Walk:
             self._node.note_failure(late)
             self._under_way.pop(late)()
         if now >= self._ends_at:
-            self._lookup.stop(now)
+            self._lookup.stop(now, Outcome.OUT_OF_TIME)
         self._step()
 
     def _finish(self) -> None:
@@ -456,6 +568,68 @@ class Walk:
         if self._lookup.report().complete:
             node.table.looked_up(self._lookup.target, now=node.host.now)
         self._done(self._lookup)
+
+
+class Telling:
+    """Puts on their way: values told to some peers; then calls `done` with how many took them."""
+
+    def __init__(
+        self,
+        node: SimulatedDht,
+        peers: Sequence[PeerId],
+        key: bytes,
+        items: Sequence[Item],
+        done: Callable[[int], None],
+    ) -> None:
+        self._waiting, self._took, self._done = len(peers), 0, done
+        requests = requests_for(node.keeper.namespaces, key, items)
+        for peer in peers:
+            _Told(node, peer, requests, self._settle)
+        if not peers:
+            done(0)
+
+    def _settle(self, took: bool) -> None:
+        self._waiting -= 1
+        self._took += took
+        if not self._waiting:
+            self._done(self._took)
+
+
+class _Told:
+    """Requests to one peer, one after the other, until one is not taken."""
+
+    def __init__(
+        self,
+        node: SimulatedDht,
+        peer: PeerId,
+        requests: Sequence[Message],
+        done: Callable[[bool], None],
+    ) -> None:
+        self._node, self._peer, self._requests, self._done = node, peer, list(requests), done
+        self._next()
+
+    def _next(self) -> None:
+        request = self._requests.pop(0)
+        self._cancel = self._node.ask(self._peer, request, self._answered)
+        self._timer = self._node.host.after(ASK_SECONDS, self._give_up)
+
+    def _answered(self, answer: Message | str) -> None:
+        self._timer.cancel()
+        if isinstance(answer, str):
+            self._node.note_failure(self._peer)
+            self._done(False)
+            return
+        self._node.meet(self._peer)
+        if answer.refusal or answer.record is None:
+            self._done(False)
+        elif self._requests:
+            self._next()
+        else:
+            self._done(True)
+
+    def _give_up(self) -> None:
+        self._cancel()
+        self._answered("timed out")
 
 
 class Upkeep:
@@ -538,6 +712,7 @@ def _framed(size: int) -> int:
 
 _NOWHERE = Multiaddr.parse("/ip4/192.0.2.1/tcp/4001")
 _EMPTY_BYTES = len(encode(Message(MessageType.PING)))
+_CLOCK_BYTES = len(encode(Message(MessageType.PING, clock=int(EPOCH * 1000)))) - _EMPTY_BYTES
 
 
 def _some(

@@ -6,11 +6,13 @@ Each stands in the tables of others like any node, and answers in its own way. T
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from lattica import codec
 from lattica.dht._keys import K, position
-from lattica.dht._messages import MAX_PEERS, Message, MessageType, Peer
+from lattica.dht._messages import MAX_PEERS, Message, MessageType, Peer, Record
+from lattica.dht._records import decode_entry, decode_set, encode_set
 from lattica.transport import PeerInfo
 
 from ._dht import SimulatedDht, random_peer
@@ -61,19 +63,55 @@ class Withholder(Hostile):
         return Message(honest.type, honest.key, closer=honest.closer)
 
 
+class Stale(Hostile):
+    """Says that it keeps each value it is told, and goes on telling the first it saw."""
+
+    def answer(self, request: Message, sender: PeerId) -> Message | None:
+        """Take a first value; pretend to take all others."""
+        told = request.record
+        if request.type is MessageType.PUT_VALUE and self.keeper.get(
+            request.key, now=self.clock.now()
+        ):
+            return Message(request.type, request.key, told)
+        return super().answer(request, sender)
+
+
 class Forger(Hostile):
     """Leads on like an honest node, and makes up records and providers."""
 
     def answer(self, request: Message, sender: PeerId) -> Message | None:
-        """Answer with forged records and providers that are not there."""
+        """Answer with forged values, and with providers that are not there."""
         honest = super().answer(request, sender)
-        if honest is None or request.type is not MessageType.GET_PROVIDERS:
+        if honest is None:
+            return None
+        if request.type is MessageType.PUT_VALUE:
+            return Message(request.type, request.key, request.record)
+        if request.type is MessageType.GET_VALUE and honest.record is not None:
+            return replace(honest, record=self._forged(honest.record))
+        if request.type is not MessageType.GET_PROVIDERS:
             return honest
         address = self.world.addresses(self.peer)
         made_up = tuple(
             Peer(PeerInfo(random_peer(self.host.rng), address)) for _ in range(MAX_PEERS)
         )
         return Message(honest.type, honest.key, closer=honest.closer, providers=made_up)
+
+    def _forged(self, record: Record) -> Record:
+        """Return a record like `record`, each entry newer and with a value of our own."""
+        entries = []
+        for encoded in decode_set(record.value):
+            entry = decode_entry(encoded)
+            fields: list[codec.Value] = [
+                entry.author.raw,
+                entry.subkey,
+                codec.pack("forged"),
+                entry.sequence + 1000,
+                entry.created_ms,
+                entry.expires_ms,
+                entry.signature,
+            ]
+            entries.append(decode_entry(codec.pack(fields)))
+        return Record(record.key, encode_set(entries))
 
 
 class Eclipser(Hostile):

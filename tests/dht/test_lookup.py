@@ -374,6 +374,18 @@ def test_of_one_network_only_a_few_answers_count() -> None:
     assert sum(lookup.path_of(peer) is not None for peer in crowd) == GROUP_ANSWERS
 
 
+def test_peers_of_one_network_have_one_voice_about_what_is_certain() -> None:
+    def ask(networks: int) -> Lookup:
+        peers = nearest(some_peers(10), b"key")
+        lookup = Lookup(b"key", local=LOCAL, seeds=infos(peers), now=0.0, parallelism=10, k=10)
+        for number, info in enumerate(lookup.next_requests(0.0)[:6]):
+            lookup.receive(info.peer, [], now=1.0, group=b"%3d" % (number % networks))
+        return lookup
+
+    assert ask(networks=6).is_certain()
+    assert not ask(networks=5).is_certain()
+
+
 def test_of_one_network_only_a_few_peers_are_asked_by_the_addresses_they_are_said_to_have() -> None:
     def where(peer: PeerId, *hosts: str) -> PeerInfo:
         return PeerInfo(peer, tuple(Multiaddr.parse(f"/ip4/{host}/tcp/1") for host in hosts))
@@ -510,22 +522,22 @@ def test_one_peer_cannot_end_a_search_with_providers_of_its_own_making() -> None
     (provider,) = infos(some_peers(1, seed=2))
     lookup = Lookup(b"key", local=LOCAL, seeds=infos([liar, honest]), now=0.0, wanted=10)
     lookup.next_requests(0.0)
-    assert lookup.receive(liar, [], fakes, now=0.1) == fakes[:5]
+    assert lookup.receive(liar, [], fakes, now=0.1) == fakes[:2]
     assert not lookup.finished
     assert lookup.receive(honest, [], [provider], now=0.2) == [provider]
-    assert lookup.rest() == fakes[5:9]
+    assert lookup.rest() == fakes[2:9]
     assert lookup.rest() == []
 
 
 def test_a_search_stops_when_it_has_what_is_wanted() -> None:
     one, two, *others = some_peers(20)
     providers = infos(some_peers(10, seed=1))
-    lookup = Lookup(b"key", local=LOCAL, seeds=infos([one, two, *others]), now=0.0, wanted=4)
+    lookup = Lookup(b"key", local=LOCAL, seeds=infos([one, two, *others]), now=0.0, wanted=2)
     lookup.next_requests(0.0)
     asked = lookup.report().asked
-    assert lookup.found(providers[:3]) == providers[:2]
+    assert lookup.found(providers[:3]) == providers[:1]
     waiting = [each.peer for each in lookup._waiting.values()]
-    assert lookup.receive(waiting[0], [], providers[4:8], now=0.1) == providers[4:6]
+    assert lookup.receive(waiting[0], [], providers[4:8], now=0.1) == providers[4:5]
     assert lookup.finished
     assert lookup.next_requests(0.1) == []
     assert lookup.report().asked == asked
