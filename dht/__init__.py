@@ -13,6 +13,7 @@ from ._namespaces import (
     ValueRefused as ValueRefused,
     public_keys as public_keys,
 )
+from ._reach import leads_there as leads_there
 from ._records import Entry as Entry, RecordError as RecordError
 from ._results import (
     FoundValue as FoundValue,

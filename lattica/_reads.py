@@ -30,15 +30,15 @@ class Lookup:
     def __init__(
         self,
         nursery: trio.Nursery,
-        look: Callable[[trio.MemorySendChannel[PeerInfo]], Awaitable[None]],
+        look: Callable[[trio.MemorySendChannel[PeerInfo | None]], Awaitable[None]],
     ) -> None:
         """Run `look`, which sends what it finds, in `nursery`."""
         self._nursery, self._look = nursery, look
-        self._found: trio.MemoryReceiveChannel[PeerInfo] | None = None
+        self._found: trio.MemoryReceiveChannel[PeerInfo | None] | None = None
 
-    def __aiter__(self) -> AsyncIterator[PeerInfo]:
+    def __aiter__(self) -> AsyncIterator[PeerInfo | None]:
         if self._found is None:
-            sender, self._found = trio.open_memory_channel[PeerInfo](0)
+            sender, self._found = trio.open_memory_channel[PeerInfo | None](0)
             self._nursery.start_soon(self._look, sender)
         return self._found
 

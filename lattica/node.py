@@ -545,7 +545,7 @@ class AsyncNode:
         report: FetchReporter,
         overwrite: bool,
     ) -> content.Fetched:
-        sender, found = trio.open_memory_channel[PeerInfo](0)
+        sender, found = trio.open_memory_channel[PeerInfo | None](0)
         with self._explained():
             async with private_nursery() as nursery:
                 nursery.start_soon(self._look_for_providers, cid, sender, report)
@@ -580,9 +580,12 @@ class AsyncNode:
         return f"no bootstrap peer was reached ({tried}): check that it runs, and its address"
 
     async def _look_for_providers(
-        self, cid: CID, sender: trio.MemorySendChannel[PeerInfo], report: FetchReporter
+        self, cid: CID, sender: trio.MemorySendChannel[PeerInfo | None], report: FetchReporter
     ) -> None:
-        """Ask the DHT again and again: it may not be joined yet, and providers come and go."""
+        """Ask the DHT again and again: it may not be joined yet, and providers come and go.
+
+        After each time that found all there are, None is sent: whoever waits for more may stop.
+        """
         pauses = iter(_LOOKUP_PAUSES_S)
         while True:
             report.looking()
@@ -590,6 +593,9 @@ class AsyncNode:
                 async for info in self.dht.find_providers(cid.multihash):
                     if info.peer != self.id:
                         await sender.send(info)
+                status = self.dht.status()
+                if status.joined or not (status.peers or status.bootstrap):
+                    await sender.send(None)
             except LatticaError as error:
                 logger.info("looking for providers of %s: %s", cid, error)
             await trio.sleep(next(pauses, _LOOKUP_PAUSES_S[-1]))

@@ -13,6 +13,7 @@ from lattica import _announce, codec
 from lattica.cid import CID
 from lattica.codec import _canonical, unpack_planes
 from lattica.content import _messages as exchange
+from lattica.content._fetchers import decode_peers
 from lattica.dht import Namespaces, ValueRefused, _messages as dht
 from lattica.dht._records import sign_entry
 from lattica.errors import CodecError
@@ -136,6 +137,9 @@ def read_exchange(case: Case) -> object:
         return _request_fields(request)
     if case["kind"] == "answers":
         return _answers(wire)
+    if case["kind"] == "peers":
+        told = decode_peers(wire, Multiaddr.parse("/ip4/192.168.1.2/tcp/4001"))
+        return [[str(info.peer), [str(each) for each in info.addresses]] for info in told]
     count, leaves = case["result"]["count"], case["result"]["leaves"]
     flags = bytes(leaf in leaves for leaf in range(count))
     expect("the bitmap, written again,", exchange.pack_bitmap(flags), wire)
@@ -145,7 +149,17 @@ def read_exchange(case: Case) -> object:
 
 def _request_fields(request: exchange.Request) -> dict[str, object]:
     fields: dict[str, object] = {"kind": int(request.kind), "id": request.id}
-    for name in ("root", "first", "count", "encodings", "hashes", "limit", "push", "extra"):
+    for name in (
+        "root",
+        "first",
+        "count",
+        "encodings",
+        "hashes",
+        "limit",
+        "push",
+        "addresses",
+        "extra",
+    ):
         value = getattr(request, name, None)
         if isinstance(value, CID):
             fields[name] = str(value)

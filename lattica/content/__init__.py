@@ -1,5 +1,6 @@
 """Content: what identifiers name, where its bytes are, and how they travel."""
 
+from ._bans import Ban as Ban, Bans as Bans, ProviderBanned as ProviderBanned
 from ._build import (
     Built as Built,
     BuiltFile as BuiltFile,
@@ -34,6 +35,7 @@ from ._events import (
     NoProvider as NoProvider,
     ProviderJoined as ProviderJoined,
     ProviderLeft as ProviderLeft,
+    ProvidersBanned as ProvidersBanned,
     ProvidersLost as ProvidersLost,
     ProviderSlow as ProviderSlow,
     ProvidersRefused as ProvidersRefused,

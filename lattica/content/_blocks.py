@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from lattica.identity import PeerId
     from lattica.transport import Mesh, PeerInfo
 
+    from ._bans import Bans
     from ._events import FetchEvent
     from ._session import Item
     from ._stages import Stage
@@ -191,10 +192,11 @@ class Blocks:
         root: CID,
         *,
         providers: Iterable[PeerInfo],
-        more: AsyncIterable[PeerInfo] | None,
+        more: AsyncIterable[PeerInfo | None] | None,
         limits: ExchangeLimits,
         stats: ExchangeStats,
         encodings: tuple[int, ...],
+        bans: Bans,
         patience: float,
         cache_bytes: int,
         bitswap: Bitswap | None = None,
@@ -203,6 +205,7 @@ class Blocks:
         self._mesh, self._store, self._limits, self._stats = mesh, store, limits, stats
         self._encodings = encodings
         self._known, self._more, self._patience = list(providers), more, patience
+        self._bans = bans
         self.nodes: OrderedDict[CID, FileNode] = OrderedDict()
         self._cache_bytes = cache_bytes
         self._cache: OrderedDict[bytes, bytes] = OrderedDict()  # by multihash, oldest use first
@@ -253,6 +256,7 @@ class Blocks:
                 self,
                 self._limits,
                 self._encodings,
+                self._bans,
                 self._patience,
                 watch=False,
                 bitswap=self._bitswap,

@@ -17,6 +17,7 @@ from lattica.errors import (
 )
 from lattica.transport import StreamReset
 
+from ._bans import ProviderBanned
 from ._values import StorageError
 
 if TYPE_CHECKING:
@@ -130,6 +131,7 @@ class LeafMismatch(IntegrityError):
             where a read knows its offset only.
         offset: of its first byte in its file.
         path: of that file in the object; "" when the object is the file, or for an index block.
+        short: the same in three words: `wrong leaf 812`.
     """
 
     def __init__(
@@ -148,6 +150,8 @@ class LeafMismatch(IntegrityError):
         )
         super().__init__(f"{what} of {cid} from {peer} does not match its hash", peer=peer, cid=cid)
         self.leaf, self.offset, self.path = leaf, offset, path
+        where = f"leaf {leaf}" if leaf >= 0 else f"leaf at offset {offset}"
+        self.short = f"wrong {'index block' if index else where}"
 
 
 class NoProvider(NotFound):
@@ -175,6 +179,13 @@ class ProvidersRefused(Refused):
     """Those who might hold it do not serve us."""
 
     code = "providers-refused"
+
+
+class ProvidersBanned(IntegrityError):
+    """All that provide what is missing sent wrong bytes not long ago."""
+
+    code = "providers-banned"
+    hint = f"find another provider, or try again when the ban is over; {_RESUME}"
 
 
 class SourcesChanged(SourceChanged):
@@ -229,5 +240,6 @@ _FAILURES: tuple[tuple[type[LatticaError], Callable[..., LatticaError], str], ..
     (SourceChanged, SourcesChanged, "every provider has changed its copy of"),
     (Unreachable, ProvidersLost, "no provider could be reached, or stayed, for"),
     (StreamReset, ProvidersLost, "every provider hung up on"),
+    (ProviderBanned, ProvidersBanned, "nobody who is not banned provides"),
     (Refused, ProvidersRefused, "every provider refused"),
 )

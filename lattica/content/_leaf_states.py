@@ -1,12 +1,15 @@
 """How far each leaf of an object is, in one byte each. Pure.
 
 A leaf is missing, asked for of one peer or of two, arrived (here, being hashed) or verified. Runs
-are found with `bytearray.find`, so that a million leaves are searched in microseconds.
+are found with `bytearray.find`, so that a million leaves are searched in microseconds. Which of the
+missing leaves are rare is `Rarity`'s to say; it is told here what is missing.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+
+from ._rarity import Rarity
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,21 +24,27 @@ class LeafStates:
     Attributes:
         verified: how many leaves are verified.
         arrived: how many are here and not verified yet.
+        missing: how many nobody has been asked for.
         raced_bytes: of the leaves that two peers have been asked for.
+        rarity: how rare each missing leaf is.
     """
 
     def __init__(self, count: int, size: Callable[[int], int]) -> None:
         """Make `count` missing leaves; `size` tells the bytes of each."""
         self._states = bytearray(count)
         self._size = size
+        self.rarity = Rarity(count)
+        self.missing = count
         self.verified = self.arrived = self.raced_bytes = 0
 
     def __len__(self) -> int:
         return len(self._states)
 
-    def extend(self, count: int) -> None:
-        """Add missing leaves at the end."""
+    def extend(self, count: int, holders: int) -> None:
+        """Add missing leaves at the end, which `holders` peers hold beside those who hold all."""
         self._states.extend(bytes(count))
+        self.missing += count
+        self.rarity.extend(count, holders)
 
     # what is known
 
@@ -54,10 +63,6 @@ class LeafStates:
     def is_verified(self, leaf: int) -> bool:
         """Whether it matched its hash."""
         return self._states[leaf] == _VERIFIED
-
-    def next_missing(self, start: int) -> int:
-        """Return the first missing leaf from `start` on, or -1."""
-        return self._states.find(_MISSING, start)
 
     def verified_flags(self) -> bytes:
         """Return a byte for each leaf: 1 if it is verified, else 0."""
@@ -102,11 +107,19 @@ class LeafStates:
     def mark_verified(self, first: int, count: int) -> None:
         """Take leaves for verified that nobody has been asked for."""
         self.verified += count - self._states.count(_VERIFIED, first, first + count)
+        self.missing -= self._states.count(_MISSING, first, first + count)
+        self.rarity.drop_run(first, count)
         self._states[first : first + count] = bytes([_VERIFIED]) * count
 
     def _set(self, leaf: int, state: int) -> None:
         before = self._states[leaf]
         self._states[leaf] = state
+        if state == _MISSING:
+            self.missing += 1
+            self.rarity.need(leaf)
+        elif before == _MISSING:
+            self.missing -= 1
+            self.rarity.drop(leaf)
         self.arrived += (state == _ARRIVED) - (before == _ARRIVED)
         self.verified += (state == _VERIFIED) - (before == _VERIFIED)
         if _RACED in (state, before):

@@ -31,6 +31,7 @@ MAX_COUNT = 1024  # leaves, or hashes, that one request may name
 MAX_BLOCK = 2 << 20  # bytes of an index block, or of any block asked for by its hash
 MAX_CONTROL = 65_536  # payload bytes of an answer that is not a leaf
 MAX_UNANSWERED = 64  # requests on one stream whose answer is not complete
+MAX_ADDRESSES = 16  # at which a fetcher says that it can be reached
 MAX_ID = (1 << 32) - 1  # request ids and leaf numbers are 32 bits
 ALL_LEAVES = 0x01  # flag of a HAVE answer: the provider holds every leaf, and no bitmap follows
 
@@ -52,6 +53,7 @@ class RequestKind(enum.IntEnum):
     BLOCKS = 2
     HAVE = 3
     CANCEL = 4
+    PEERS = 5
 
 
 class AnswerKind(enum.IntEnum):
@@ -60,6 +62,7 @@ class AnswerKind(enum.IntEnum):
     LEAF = 1
     END = 2
     HAVE = 3
+    PEERS = 4
 
 
 class Status(enum.IntEnum):
@@ -135,6 +138,22 @@ class HaveRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class PeersRequest:
+    """Say who else fetches `root`, and tell them of me.
+
+    Attributes:
+        addresses: where who asks can be reached, binary multiaddrs, at most `MAX_ADDRESSES`.
+    """
+
+    id: int
+    root: CID
+    addresses: tuple[bytes, ...] = ()
+    extra: dict[str, Value] = field(default_factory=dict)
+
+    kind = RequestKind.PEERS
+
+
+@dataclass(frozen=True, slots=True)
 class CancelRequest:
     """Stop answering request `id`, or pushing for it. Has no answer of its own."""
 
@@ -153,7 +172,9 @@ class UnknownRequest:
     extra: dict[str, Value] = field(default_factory=dict)
 
 
-Request: TypeAlias = LeavesRequest | BlocksRequest | HaveRequest | CancelRequest | UnknownRequest
+Request: TypeAlias = (
+    LeavesRequest | BlocksRequest | HaveRequest | PeersRequest | CancelRequest | UnknownRequest
+)
 
 
 def encode_request(request: Request) -> bytes:
@@ -165,6 +186,10 @@ def encode_request(request: Request) -> bytes:
         fields |= {"hashes": list(request.hashes), "limit": request.limit}
     elif isinstance(request, HaveRequest):
         fields |= {"root": bytes(request.root), "push": request.push}
+    elif isinstance(request, PeersRequest):
+        fields["root"] = bytes(request.root)
+        if request.addresses:
+            fields["addresses"] = list(request.addresses)
     if isinstance(request, LeavesRequest | BlocksRequest) and request.encodings:
         fields["encodings"] = list(request.encodings)
     return pack([int(request.kind), request.id, fields])
@@ -203,6 +228,11 @@ def _read_request(value: Value) -> Request:
         root = _cid(fields.pop("root", None))
         push = _typed(fields.pop("push", False), bool, "push")
         return HaveRequest(request_id, root, push, fields)
+    if kind == RequestKind.PEERS:
+        root = _cid(fields.pop("root", None))
+        named = _list(fields.pop("addresses", []), "addresses", MAX_ADDRESSES)
+        addresses = tuple(_typed(address, bytes, "an address") for address in named)
+        return PeersRequest(request_id, root, addresses, fields)
     if kind == RequestKind.CANCEL:
         return CancelRequest(request_id, fields)
     return UnknownRequest(request_id, kind, fields)

@@ -31,7 +31,7 @@ class PaceLimits:
         silence: seconds after which a peer that stays silent is given up, at the earliest.
     """
 
-    first_window_bytes: int = 4 << 20
+    first_window_bytes: int = 1 << 20
     least_window_bytes: int = 512 << 10
     most_window_bytes: int = 64 << 20
     patience: float = 1.0

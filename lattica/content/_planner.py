@@ -1,16 +1,19 @@
 """Which leaves to ask of whom. Pure: answers and `now` in, requests and advice out.
 
 Every leaf is missing, asked for, arrived (here, being hashed) or verified. A peer that has room is
-given the next run of missing leaves it holds, lowest numbers first, so that files fill from the
-front however many peers help. Its room is a window of bytes in flight that follows its measured
-rate: enough to cover the way there and back and a quarter of a second, so that a fast peer is never
-idle and a slow one never sits on much. A peer that is silent for longer than its own history
-explains loses its leaves to others; it may still deliver them. When nothing is missing any more,
-idle peers race what the slowest still owe, each leaf at most twice, and who comes second is
-cancelled.
+given a run of missing leaves it holds, the rarest first (`_rarity`), so that what few peers hold is
+soon held by more, and peers that fetch the same object have something to give to each other. As
+long as nobody else is known to fetch it, all are equally rare, and files fill from the front;
+otherwise equals are taken from a random place, so that no two fetchers ask for the same.
 
-What a peer refuses it is not asked for again; one that sent a wrong leaf is banned for good.
-A leaf costs one byte here, and one more for each peer that does not hold everything.
+A peer's room is a window of bytes in flight that follows its measured rate: enough to cover the way
+there and back and a quarter of a second, so that a fast peer is never idle and a slow one never
+sits on much. A peer that is silent for longer than its own history explains loses its leaves to
+others; it may still deliver them. When nothing is missing any more, idle peers race what the
+slowest still owe, each leaf at most twice, and who comes second is cancelled.
+
+What a peer refuses it is not asked for again. A leaf costs three bytes here, and two more for each
+peer that does not hold everything.
 """
 
 from __future__ import annotations
@@ -18,71 +21,26 @@ from __future__ import annotations
 import itertools
 import math
 from collections import deque
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
+from ._holdings import Holdings
 from ._leaf_states import LeafStates
 from ._messages import MAX_COUNT, Status
-from ._pace import Pace, PaceLimits
+from ._pace import Pace
 from ._peer_state import Ask, PeerState
+from ._plan import CancelAsk, PeerReady, PeerSilent, PeerStalled, PlannerLimits
+from ._rarity import MAX_HOLDERS
 
 if TYPE_CHECKING:
+    import random
     from collections.abc import Callable, Iterator
 
     from lattica.identity import PeerId
 
+    from ._plan import PlannerEvent
 
-@dataclass(frozen=True, slots=True)
-class PlannerLimits:
-    """The bounds of one fetch.
-
-    Attributes:
-        request_bytes: most that one request asks for, unless one leaf alone is larger.
-        total_bytes: most on the way from all peers; a peer with nothing else still gets one leaf.
-        race_bytes: most that is asked of a second peer while the first still owes it.
-        requests: unanswered requests per peer; a provider refuses more than 64.
-        pace: the bounds of each peer's pace.
-    """
-
-    request_bytes: int = 4 << 20
-    total_bytes: int = 256 << 20
-    race_bytes: int = 16 << 20
-    requests: int = 32
-    pace: PaceLimits = field(default_factory=PaceLimits)
-
-
-@dataclass(frozen=True, slots=True)
-class CancelAsk:
-    """Tell `peer` to stop answering request `id`: its leaves came from elsewhere."""
-
-    peer: PeerId
-    id: int
-
-
-@dataclass(frozen=True, slots=True)
-class PeerStalled:
-    """`peer` was silent for `seconds`, longer than usual: its leaves were given to others."""
-
-    peer: PeerId
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class PeerSilent:
-    """`peer` was silent for `seconds`: close its stream. It has been removed."""
-
-    peer: PeerId
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class PeerReady:
-    """Ask `peer` again: its pause after being busy is over, or it could race a slower one now."""
-
-    peer: PeerId
-
-
-PlannerEvent: TypeAlias = CancelAsk | PeerStalled | PeerSilent | PeerReady
+_ALIGNED = 16  # a random place is a multiple of so many leaves: runs leave whole runs over,
+_PLACES = 1024  # if that leaves so many places: else fetchers would choose the same too often
 
 
 class Planner:
@@ -91,6 +49,9 @@ class Planner:
     Whoever does the I/O reports what happened, asks `next_request` for each peer after every
     report, and carries out what `next_event` says. The index blocks of an object are planned in
     the same way, each of them as a leaf: they become known while they are fetched (`extend`).
+
+    Attributes:
+        scattered: ask from random places, though nobody is here yet who does not hold everything.
     """
 
     def __init__(
@@ -100,6 +61,7 @@ class Planner:
         *,
         ids: Iterator[int] | None = None,
         limits: PlannerLimits | None = None,
+        rng: random.Random | None = None,
     ) -> None:
         """Make a planner with every leaf missing and no peer.
 
@@ -108,12 +70,15 @@ class Planner:
             size: bytes of a leaf, from the verified index (or an estimate, for index blocks).
             ids: where request ids come from; shared by planners whose requests share a stream.
             limits: bounds other than the usual.
+            rng: says where to begin among equally rare leaves; without it, always at the front.
         """
+        self.scattered = False
+        self._rng = rng
         self._leaves, self._size = LeafStates(count, size), size
         self._ids = ids if ids is not None else itertools.count(1)
         self._limits = limits or PlannerLimits()
         self._peers: dict[PeerId, PeerState] = {}
-        self._banned: dict[PeerId, str] = {}
+        self._holdings = Holdings(self._leaves)
         self._doubtful: set[int] = set()  # leaves that more than one peer may be sending
         self._in_flight = 0
         self._race_at = math.inf  # when to look again whether an idle peer should race
@@ -141,11 +106,6 @@ class Planner:
         """The peers that are here."""
         return list(self._peers)
 
-    @property
-    def banned(self) -> dict[PeerId, str]:
-        """Peers that may not come back, and why."""
-        return dict(self._banned)
-
     def is_verified(self, leaf: int) -> bool:
         """Whether `leaf` is verified."""
         return self._leaves.is_verified(leaf)
@@ -164,33 +124,30 @@ class Planner:
         if self._leaves.arrived:
             return False
         return not any(
-            peer.asks or peer.paused_until or self._next_run(peer) for peer in self._peers.values()
+            peer.asks or peer.paused_until or self._holdings.rarest(peer.holding, 0) >= 0
+            for peer in self._peers.values()
         )
 
     # --- peers come and go
 
     def add_peer(self, peer: PeerId, now: float, *, complete: bool = False) -> None:
-        """Take up `peer`, which holds every leaf or, so far, none. Ignored if here or banned."""
-        if peer not in self._peers and peer not in self._banned:
-            have = None if complete else bytearray(len(self._leaves))
-            self._peers[peer] = PeerState(peer, Pace(self._limits.pace, now), have)
+        """Take up `peer`, which holds every leaf or, so far, none. Ignored if it is here."""
+        if peer not in self._peers and len(self._peers) < MAX_HOLDERS:
+            holding = self._holdings.join(complete=complete)
+            self._peers[peer] = PeerState(peer, Pace(self._limits.pace, now), holding)
 
     def remove_peer(self, peer: PeerId) -> None:
         """Forget `peer`, whose stream ended; what it owed is missing again."""
         found = self._peers.pop(peer, None)
         if found is not None:
+            self._holdings.leave(found.holding)
             for ask in found.asks:
                 self._forget(found, ask)
-
-    def ban(self, peer: PeerId, reason: str) -> None:
-        """Remove `peer` and never take it up again in this fetch."""
-        self.remove_peer(peer)
-        self._banned.setdefault(peer, reason)
 
     def set_complete(self, peer: PeerId) -> None:
         """Note that `peer` holds every leaf."""
         if found := self._peers.get(peer):
-            found.note_all()
+            self._holdings.complete(found.holding)
 
     def add_have(self, peer: PeerId, first: int, flags: bytes) -> bool:
         """Note the leaves that `peer` says it holds: a byte of 0 or 1 each, from `first` on.
@@ -199,13 +156,11 @@ class Planner:
             Whether that is news.
         """
         found = self._peers.get(peer)
-        return found is not None and found.note_held(first, flags)
+        return found is not None and self._holdings.gain(found.holding, first, flags)
 
     def extend(self, count: int) -> None:
         """Add `count` missing leaves at the end; every peer is taken to hold them."""
-        self._leaves.extend(count)
-        for peer in self._peers.values():
-            peer.extend(count)
+        self._holdings.extend(count)
 
     # --- asking
 
@@ -234,16 +189,25 @@ class Planner:
         return ask
 
     def _next_run(self, peer: PeerState) -> tuple[int, int] | None:
-        """The first missing leaves that `peer` holds, as many as one request may ask for."""
-        first = peer.next_wanted(self._leaves)
+        """The rarest missing leaves that `peer` holds, as many as one request may ask for."""
+        first = self._holdings.rarest(peer.holding, self._place())
         if first < 0:
             return None
-        count = 0
+        level = self._leaves.rarity.level
+        wanted, count = level(first), 0
         for leaf in self._fitting(peer, first):
-            if not self._leaves.is_missing(leaf) or not peer.holds(leaf):
+            if level(leaf) != wanted or not peer.holding.holds(leaf):
                 break
             count += 1
         return (first, count) if count else None
+
+    def _place(self) -> int:
+        """Where to look for equally rare leaves first."""
+        if self._rng is None or not (self._holdings.partial or self.scattered):
+            return 0
+        count = max(1, len(self._leaves))
+        step = max(1, min(_ALIGNED, count // _PLACES))
+        return self._rng.randrange(count) // step * step
 
     def _fitting(self, peer: PeerState, first: int) -> Iterator[int]:
         """Leaves from `first` on, while they fit one request and the room that is left."""
@@ -267,7 +231,7 @@ class Planner:
         """Leaves that the slowest peer owes and `peer`, with nothing to do, would bring sooner."""
         others = [other for other in self._peers.values() if other is not peer and other.asks]
         full = self._leaves.raced_bytes >= self._limits.race_bytes
-        if peer.asks or full or not others:
+        if self._leaves.missing or peer.asks or full or not others:
             return None
         slowest = max(others, key=lambda other: self._owes_seconds(other, now))
         for ask in reversed(slowest.asks):
@@ -286,7 +250,7 @@ class Planner:
         room = min(self._limits.race_bytes - self._leaves.raced_bytes, self._limits.request_bytes)
         first, count = ask.next, 0
         for leaf in ask.rest:
-            if self._leaves.is_owed_by_one(leaf) and peer.holds(leaf):
+            if self._leaves.is_owed_by_one(leaf) and peer.holding.holds(leaf):
                 room -= self._size(leaf)
                 if room < 0 and count:
                     break
@@ -338,7 +302,7 @@ class Planner:
             The leaf.
         """
         found, ask, leaf = self._advance(peer)
-        found.note_lacking(leaf, leaf + 1, len(self._leaves))
+        self._holdings.lack(found.holding, leaf, leaf + 1)
         if not ask.abandoned:
             self._release(leaf)
         return leaf
@@ -359,7 +323,7 @@ class Planner:
             found.pauses += 1
             found.paused_until = now + min(0.25 * 2**found.pauses, 30.0)
         else:
-            found.note_lacking(ask.next, ask.end, len(self._leaves))
+            self._holdings.lack(found.holding, ask.next, ask.end)
 
     def leaf_verified(self, leaf: int) -> None:
         """Note that `leaf` matched its hash and is in its place. Who else owes it is cancelled."""
@@ -370,7 +334,7 @@ class Planner:
     def leaf_wrong(self, leaf: int) -> None:
         """Note that an arrived leaf did not match its hash: it is asked for again."""
         if self._leaves.reject(leaf, self._owing(leaf)):
-            self._note_missing(leaf)
+            self._holdings.need(leaf)
 
     def mark_verified(self, first: int, count: int) -> None:
         """Take leaves that are here from before for verified. Before anything is asked."""
@@ -389,11 +353,7 @@ class Planner:
     def _release(self, leaf: int) -> None:
         """One peer less owes `leaf`."""
         if self._leaves.release(leaf):
-            self._note_missing(leaf)
-
-    def _note_missing(self, leaf: int) -> None:
-        for peer in self._peers.values():
-            peer.cursor = min(peer.cursor, leaf)
+            self._holdings.need(leaf)
 
     def _forget(self, peer: PeerState, ask: Ask) -> None:
         """Give free what is left of a request that is not answered any more."""

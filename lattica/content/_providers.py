@@ -26,20 +26,22 @@ from lattica.errors import (
 )
 from lattica.transport import ProtocolNotSupported, StreamReset
 
-from ._events import ProviderJoined, ProviderLeft, ProviderSlow, failure, stalled
+from ._bans import ProviderBanned
+from ._events import LeafMismatch, ProviderJoined, ProviderLeft, ProviderSlow, failure, stalled
 from ._messages import PROTOCOL, Status
-from ._planner import CancelAsk, PeerReady, PeerSilent
+from ._plan import CancelAsk, PeerReady, PeerSilent
 from ._session import HoldsNothing, Session, StreamEnded
 from .bitswap import BitswapSession
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, Iterable, Iterator
+    from collections.abc import AsyncIterable, Iterable, Iterator, Sequence
 
     from lattica.cid import CID
     from lattica.identity import PeerId
-    from lattica.transport import Mesh, PeerInfo
+    from lattica.transport import Mesh, Multiaddr, PeerInfo
 
-    from ._events import FetchEvent, LeafMismatch
+    from ._bans import Bans
+    from ._events import FetchEvent
     from ._planner import Planner
     from ._session import Item
     from ._stages import Stage
@@ -53,6 +55,8 @@ _LEAST_WRITE_BYTES = 1 << 20
 _ROOM_SECONDS = 30.0  # without a whole leaf, after which a provider makes room for one that waits
 _MAX_LIES = 100  # kept to be reported
 _WORTH_RETRYING = (Unreachable, StreamReset, LimitExceeded, DeadlineExceeded)
+_WORTH_ANOTHER_OFFER = (HoldsNothing, LeafMismatch, ProviderBanned)  # a ban has an end
+_MAY_CHANGE = (*_WORTH_RETRYING, HoldsNothing)
 
 
 class Keeper(Protocol):
@@ -89,6 +93,7 @@ class Providers:
         keeper: Keeper,
         limits: ExchangeLimits,
         encodings: tuple[int, ...],
+        bans: Bans,
         patience: float,
         *,
         watch: bool = True,
@@ -101,10 +106,12 @@ class Providers:
         self.stage: Stage | None = None
         self._mesh, self._keeper, self._limits, self._patience = mesh, keeper, limits, patience
         self._bitswap = bitswap  # for providers that do not speak our own protocol
+        self._bans = bans
         self._slots = trio.Semaphore(limits.providers)
         self._nursery: trio.Nursery | None = None
         self._scope: trio.CancelScope | None = None
-        self._more_to_come = False
+        self._more_to_come, self._crowd = False, False
+        self._rounds = self._rounds_wanted = 0  # of looking for more; of these, to believe it
         self._attended: set[PeerId] = {mesh.peer_id}  # dialled, talked to, or about to be
         self._sessions: dict[PeerId, Session | BitswapSession] = {}
         self._scopes: dict[PeerId, trio.CancelScope] = {}
@@ -112,7 +119,6 @@ class Providers:
         self._reasons: dict[PeerId, LatticaError] = {}  # why each was left last
         self._refusals: dict[PeerId, LatticaError] = {}  # why each will not send something
         self._told: dict[PeerId, str] = {}
-        self._banned: set[PeerId] = set()
         self._alarm, self._alarm_at = trio.Event(), math.inf
         self._last_contact = self._last_gain = 0.0
 
@@ -122,7 +128,7 @@ class Providers:
         self,
         nursery: trio.Nursery,
         providers: Iterable[PeerInfo],
-        more: AsyncIterable[PeerInfo] | None,
+        more: AsyncIterable[PeerInfo | None] | None,
     ) -> None:
         """Begin to look after providers, in `nursery`. Does nothing the second time."""
         if self._nursery is not None:
@@ -134,18 +140,33 @@ class Providers:
         for info in providers:
             self.offer(info)
 
-    def offer(self, info: PeerInfo) -> None:
-        """Take up a peer that may hold the object, unless it is known to be of no use."""
+    def offer(self, info: PeerInfo, *, hearsay: bool = False) -> None:
+        """Take up a peer that may hold the object, unless it is known to be of no use.
+
+        Of `hearsay`, another provider says so: whoever cannot be reached then is not tried again.
+        """
         known = self._reasons.get(info.peer)
         if self._nursery is None or info.peer in self._attended:
             return
-        if known is not None and not isinstance(known, HoldsNothing):
+        if (banned := self._ban_of(info.peer)) is not None:
+            self._leave_for(banned, info.peer)
+            return
+        if known is not None and not isinstance(known, _WORTH_ANOTHER_OFFER):
             return
         if known is None and len(self._reasons) + len(self._attended) > self._limits.candidates:
             _log.debug("%s is one provider too many for %s", info.peer, self.root)
             return
         self._attended.add(info.peer)
-        self._nursery.start_soon(self._attend, info)
+        self._nursery.start_soon(self._attend, info, hearsay)
+
+    def found(self, peers: Sequence[PeerInfo]) -> None:
+        """Note that `peers` fetch the object, too, as one of them or a provider says."""
+        for info in peers:
+            self.offer(info, hearsay=True)
+        if peers:
+            self._crowd = True
+            if self.stage is not None:
+                self.stage.planner.scattered = True
 
     def close(self) -> None:
         """Take up nobody any more: the nursery of `start` is about to end."""
@@ -154,9 +175,11 @@ class Providers:
     async def work(self, stage: Stage, done: trio.Event) -> None:
         """Have all of `stage` fetched. Returns when `done` is set, or `failure` is."""
         self.stage = stage
+        stage.planner.scattered = self._crowd
         now = self._last_contact = self._last_gain = trio.current_time()
-        for session in self._sessions.values():
-            session.join(stage, now)
+        for peer, session in self._sessions.items():
+            if self._ban_of(peer) is None:
+                session.join(stage, now)
         async with private_nursery() as nursery:
             nursery.start_soon(self._keep_time, stage, done)
             await done.wait()
@@ -171,13 +194,20 @@ class Providers:
             self._scope.cancel()
 
     def ban(self, error: LeafMismatch) -> None:
-        """Never ask `error.peer` again: it sent what does not match."""
+        """Ask `error.peer` no more for some time: it sent what does not match."""
         assert error.peer is not None
         if len(self.lies) < _MAX_LIES:
             self.lies.append(error)
-        self._banned.add(error.peer)
+        self._bans.add(error.peer, error.short, trio.current_time())
         if self.stage is not None:
-            self.stage.planner.ban(error.peer, str(error))
+            self.stage.planner.remove_peer(error.peer)
+
+    def _ban_of(self, peer: PeerId) -> ProviderBanned | None:
+        now = trio.current_time()
+        ban = self._bans.of(peer, now)
+        if ban is None:
+            return None
+        return ProviderBanned(f"{peer} ({ban.text(now)})", peer=peer, cid=self.root)
 
     def gained(self, planner: Planner) -> None:
         """Note that something was verified, or has to be asked for again."""
@@ -202,6 +232,11 @@ class Providers:
         return {peer: stage.planner.rate(peer) if stage else 0.0 for peer in self._sessions}
 
     # --- what sessions report (see `_session.Side`)
+
+    @property
+    def addresses(self) -> Sequence[Multiaddr]:
+        """Where other fetchers can reach this node."""
+        return self._mesh.addresses
 
     def asked(self) -> None:
         """A deadline may be nearer than the next look at the clock, or nothing be left to ask."""
@@ -232,7 +267,7 @@ class Providers:
 
     # --- one provider
 
-    async def _attend(self, info: PeerInfo) -> None:
+    async def _attend(self, info: PeerInfo, hearsay: bool) -> None:
         """Look after one provider until it is of no use, trying again when it was lost."""
         delay = _FIRST_RETRY_SECONDS
         try:
@@ -243,18 +278,30 @@ class Providers:
                     error = await self._talk(info)
                 if trio.current_time() - began > _LAST_RETRY_SECONDS:
                     delay = _FIRST_RETRY_SECONDS
-                banned = info.peer in self._banned
-                if self._told.get(info.peer) != str(error):  # once, however often it is dialled
-                    self._keeper.tell(ProviderLeft(info.peer, str(error), banned))
-                self._told[info.peer], self._reasons[info.peer] = str(error), error
+                banned = self._ban_of(info.peer)
+                self._leave_for(error, info.peer, banned)
                 self._alarm.set()
-                if banned or not isinstance(error, _WORTH_RETRYING):
+                if banned is not None or not isinstance(error, _WORTH_RETRYING):
+                    return
+                if hearsay and not isinstance(error, StreamEnded | StreamReset):
                     return
                 await trio.sleep(delay)
                 delay = min(2 * delay, _LAST_RETRY_SECONDS)
         finally:
             self._attended.discard(info.peer)
+            self._rounds_wanted = self._rounds + 2  # the one under way may have begun before
             self._alarm.set()
+
+    def _leave_for(
+        self, error: LatticaError, peer: PeerId, ban: ProviderBanned | None = None
+    ) -> None:
+        """Note why a provider was left, and tell it once, however often it is dialled."""
+        if ban is None and isinstance(error, ProviderBanned):
+            ban = error
+        if self._told.get(peer) != str(error):
+            reason = str(error) if ban is None or ban is error else f"{error}; {ban}"
+            self._keeper.tell(ProviderLeft(peer, reason, ban is not None))
+        self._told[peer], self._reasons[peer] = str(error), error
 
     async def _talk(self, info: PeerInfo) -> LatticaError:
         """Talk to a provider for as long as it lasts; returns why it ended."""
@@ -299,10 +346,14 @@ class Providers:
             self.ring()
         self._alarm.set()
 
-    async def _gather(self, more: AsyncIterable[PeerInfo]) -> None:
+    async def _gather(self, more: AsyncIterable[PeerInfo | None]) -> None:
         try:
             async for info in more:
-                self.offer(info)
+                if info is not None:
+                    self.offer(info)
+                else:
+                    self._rounds += 1
+                    self._alarm.set()
         except LatticaError as error:
             _log.info("no more providers of %s are looked for: %s", self.root, error)
         finally:
@@ -382,10 +433,18 @@ class Providers:
     def _is_hopeless(self, planner: Planner, now: float) -> bool:
         if now >= self._give_up_at(planner):
             return True
-        if self._more_to_come:
+        if self._more_to_come and not self._all_refused():
             return False
         for peer in self._attended - {self._mesh.peer_id}:
             session = self._sessions.get(peer)
             if session is None or session.partial or self._scopes[peer].cancel_called:
                 return False  # it may come, come to hold more, or come back
         return planner.idle()
+
+    def _all_refused(self) -> bool:
+        """Whether all who are known will not serve us, and looking around found nobody else."""
+        return (
+            self._rounds >= self._rounds_wanted
+            and bool(self._reasons)
+            and not any(isinstance(error, _MAY_CHANGE) for error in self._reasons.values())
+        )

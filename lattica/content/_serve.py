@@ -21,6 +21,7 @@ from lattica._nursery import private_nursery
 from lattica.errors import LatticaError, LimitExceeded, ProtocolError
 
 from ._compress import LeafPacker
+from ._fetchers import Fetchers, encode_peers, read_addresses
 from ._messages import (
     HEAD_SIZE,
     MAX_REQUEST,
@@ -32,6 +33,7 @@ from ._messages import (
     Encoding,
     HaveRequest,
     LeavesRequest,
+    PeersRequest,
     Request,
     Status,
     UnknownRequest,
@@ -56,6 +58,8 @@ if TYPE_CHECKING:
     from ._reading import BlockBatch
     from ._traffic import ExchangeLimits, ExchangeStats
 
+_MAX_FETCHED = 16  # objects that a peer asks for the fetchers of, on one stream
+_NEWS_LEAVES = 2048  # that one answer tells of at most, when leaves are gained here and there
 _log = logging.getLogger(__name__)
 _WHY_ABSENT = {Absent.NOT_HERE: Status.ABSENT, Absent.SOURCE_CHANGED: Status.SOURCE_CHANGED}
 
@@ -105,6 +109,7 @@ class Library(Protocol):
     limits: ExchangeLimits
     stats: ExchangeStats
     compress: Compress
+    fetchers: Fetchers
     queued_hashes: int  # of requests that are not answered, on all streams
 
     async def read(
@@ -167,6 +172,7 @@ class Conversation:
         self._open: set[int] = set()  # ids of requests that are not answered, or pushed for
         self._cancelled: set[int] = set()  # some of them
         self._pushing: dict[int, trio.CancelScope] = {}
+        self._fetched: set[CID] = set()  # what the peer asked the fetchers of
         self._asked = trio.Event()
         self._finished = False  # the peer will ask no more
         self._sending = trio.Lock()
@@ -196,6 +202,8 @@ class Conversation:
                     raise
         finally:
             self._unqueue(self._queued_hashes)
+            for root in self._fetched:
+                self._library.fetchers.leave(root, self._stream.peer, trio.current_time())
 
     # --- requests in
 
@@ -266,6 +274,8 @@ class Conversation:
         try:
             if isinstance(request, HaveRequest):
                 status = await self._answer_have(outbox, request, nursery)
+            elif isinstance(request, PeersRequest):
+                status = await self._answer_peers(outbox, request)
             elif isinstance(request, UnknownRequest | CancelRequest):
                 status = Status.UNKNOWN
             elif isinstance(request, _PutOff) or not self._library.admit(self):
@@ -333,6 +343,20 @@ class Conversation:
         if request.push and len(self._pushing) < self._library.limits.pushes_per_stream:
             scope = self._pushing[request.id] = trio.CancelScope()
             nursery.start_soon(partial(self._push, request.id, held, version, flags, scope))
+        return Status.OK
+
+    async def _answer_peers(
+        self, outbox: trio.MemorySendChannel[_Piece], request: PeersRequest
+    ) -> Status:
+        fetchers, peer = self._library.fetchers, self._stream.peer
+        remote = self._stream.connection.remote_address
+        others = fetchers.others(request.root, peer, remote, trio.current_time())
+        if request.root not in self._fetched:
+            if len(self._fetched) == _MAX_FETCHED:
+                return Status.BUSY
+            self._fetched.add(request.root)
+            fetchers.join(request.root, peer, read_addresses(request.addresses), remote)
+        await outbox.send(_Piece(request, [encode_peers(request.id, others)]))
         return Status.OK
 
     async def _end(
@@ -444,14 +468,16 @@ def _frame(
 
 
 def _news(request_id: int, before: bytes, now: bytes) -> bytes:
-    """Return the HAVE answer for what is new, from the first changed leaf to the last; or b""."""
+    """Return HAVE answers for the leaves that are new; b"" for none. Long gaps are left out."""
     difference = int.from_bytes(before, "little") ^ int.from_bytes(now, "little")
-    if not difference:
-        return b""
-    lowest = (difference & -difference).bit_length() - 1
-    first = lowest // 8 // 8 * 8  # 8 bits a flag, then down to a whole byte of the bitmap
-    last = (difference.bit_length() - 1) // 8
-    return encode_have(request_id, first, pack_bitmap(now[first : last + 1]))
+    changed = difference.to_bytes(len(now), "little")
+    out, leaf = bytearray(), changed.find(1)
+    while leaf >= 0:
+        first = leaf // 8 * 8
+        end = changed.rfind(1, first, first + _NEWS_LEAVES) + 1
+        out += encode_have(request_id, first, pack_bitmap(now[first:end]))
+        leaf = changed.find(1, end)
+    return bytes(out)
 
 
 async def converse(stream: Stream, library: Library) -> None:

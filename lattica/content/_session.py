@@ -16,10 +16,13 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 import trio
 
 from lattica._nursery import private_nursery
+from lattica.dht import leads_there
 from lattica.errors import LatticaError, NotFound, Refused, Unreachable
 
+from ._fetchers import decode_peers
 from ._messages import (
     ALL_LEAVES,
+    MAX_ADDRESSES,
     Answer,
     AnswerDecoder,
     AnswerHead,
@@ -28,6 +31,7 @@ from ._messages import (
     CancelRequest,
     Encoding,
     HaveRequest,
+    PeersRequest,
     Status,
     encode_request,
     read_end_message,
@@ -37,11 +41,11 @@ from ._messages import (
 from ._stages import LeafStage, UnexpectedAnswer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from lattica.cid import CID
     from lattica.identity import PeerId
-    from lattica.transport import Stream
+    from lattica.transport import Multiaddr, PeerInfo, Stream
 
     from ._events import LeafMismatch
     from ._peer_state import Ask
@@ -86,6 +90,13 @@ class Side(Protocol):
     encodings: tuple[int, ...]
 
     @property
+    def addresses(self) -> Sequence[Multiaddr]:
+        """Where other fetchers can reach this node."""
+
+    def found(self, peers: Sequence[PeerInfo]) -> None:
+        """Note that these fetch the object, too, as a provider says."""
+
+    @property
     def write_bytes(self) -> int:
         """How much to gather before `settle`."""
 
@@ -120,7 +131,7 @@ class Session:
         self._pending: deque[tuple[Stage, Ask]] = deque()  # asked for, in order; not ended
         self._cancellations: deque[int] = deque()
         self._bell = trio.Event()
-        self._have_id = next(side.ids)
+        self._have_id, self._peers_id = next(side.ids), next(side.ids)
         self._early_have: list[Answer] = []
         self._idle_have = 0  # HAVE answers that told nothing new
         self._holds_all = False
@@ -180,6 +191,7 @@ class Session:
         try:
             if self._side.watch:
                 await self._stream.send_message(encode_request(have))
+                await self._stream.send_message(encode_request(self._introduction()))
             while True:
                 self._bell = trio.Event()
                 while (message := self._next_message()) is not None:
@@ -187,6 +199,11 @@ class Session:
                 await self._bell.wait()
         except (trio.BrokenResourceError, trio.ClosedResourceError, LatticaError):
             return  # the receiving side learns the same, and says so
+
+    def _introduction(self) -> PeersRequest:
+        remote = self._stream.connection.remote_address
+        useful = [bytes(each) for each in self._side.addresses if leads_there(each, remote)]
+        return PeersRequest(self._peers_id, self._side.root, tuple(useful[:MAX_ADDRESSES]))
 
     def _next_message(self) -> bytes | None:
         if self._cancellations:
@@ -285,6 +302,11 @@ class Session:
             self._take_have(answer)
         elif head.kind == AnswerKind.END and head.request == self._have_id:
             self._take_have_end(answer)
+        elif head.kind == AnswerKind.PEERS and head.request == self._peers_id:
+            remote = self._stream.connection.remote_address
+            self._side.found(decode_peers(answer.payload, remote))
+        elif head.kind == AnswerKind.END and head.request == self._peers_id:
+            self._peers_id = -1  # it has told all it will
         elif head.kind == AnswerKind.END:
             stage, ask = self._expected(head)
             self._pending.popleft()

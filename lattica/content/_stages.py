@@ -24,6 +24,7 @@ from ._planner import Planner
 from ._walk import Tree, Walker
 
 if TYPE_CHECKING:
+    import random
     from collections.abc import Iterator, Sequence
 
     from lattica.cid import CID
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
     from ._download import Download
     from ._part import PartFile
-    from ._planner import PlannerLimits
+    from ._plan import PlannerLimits
     from ._walk import TreeFile
     from .store import Store
 
@@ -256,6 +257,7 @@ class LeafStage:
         parts: Sequence[PartFile],
         ids: Iterator[int],
         limits: PlannerLimits | None = None,
+        rng: random.Random | None = None,
     ) -> None:
         """*Slow.* Plan what the part files do not have yet."""
         self.is_content = True
@@ -266,7 +268,8 @@ class LeafStage:
             self._firsts.append(len(self._sizes))
             self._sizes.extend(leaf.length for leaf in part.leaves)
         self.size = sum(part.leaves.size for part in parts)
-        self.planner = Planner(len(self._sizes), self._sizes.__getitem__, ids=ids, limits=limits)
+        size = self._sizes.__getitem__
+        self.planner = Planner(len(self._sizes), size, ids=ids, limits=limits, rng=rng)
         for first, part in zip(self._firsts, parts, strict=True):
             self._mark(first, unpack_bitmap(part.bitmap(), len(part.leaves)))
 

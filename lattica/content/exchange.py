@@ -21,9 +21,11 @@ from lattica._nursery import private_nursery
 from lattica.cid import CID, Codec
 from lattica.errors import InvalidInput
 
+from ._bans import Bans
 from ._blocks import Blocks
 from ._compress import Compress, LeafPacker
 from ._dag import LeafTable
+from ._fetchers import Fetchers
 from ._messages import HEAD_SIZE, PROTOCOL, Status, unpack_bitmap
 from ._ranges import open_object
 from ._serve import Conversation, TooManyStreams, converse
@@ -59,6 +61,7 @@ class Exchange:
 
     Attributes:
         stats: counters, in all and by peer.
+        bans: peers that are not asked for a time.
         limits: bounds of serving and fetching.
         compress: whether leaves are sent, and asked for, smaller.
     """
@@ -66,7 +69,8 @@ class Exchange:
     def __init__(
         self, mesh: Mesh, store: Store, limits: ExchangeLimits, compress: Compress
     ) -> None:
-        self.stats, self.limits, self.compress = ExchangeStats(), limits, compress
+        self.stats, self.bans = ExchangeStats(), Bans()
+        self.limits, self.compress = limits, compress
         self._mesh, self._store = mesh, store
         self._library = _StoreLibrary(self)
         self._bitswap: Bitswap | None = None
@@ -78,7 +82,7 @@ class Exchange:
         destination: Path,
         *,
         providers: Iterable[PeerInfo] = (),
-        more: AsyncIterable[PeerInfo] | None = None,
+        more: AsyncIterable[PeerInfo | None] | None = None,
         overwrite: bool = False,
         name: str | None = None,
         segments: Segments | None = None,
@@ -96,7 +100,8 @@ class Exchange:
             destination: what to make. If something stands there it must be the same content
                 (then nothing is fetched), or `overwrite` be set.
             providers: peers to ask first. One without addresses is looked up in the address book.
-            more: where further ones come from, while the fetch runs; it may end or never end.
+            more: where further ones come from, while the fetch runs; it may end or never end. None
+                says that a whole look around is over, and these were all.
             overwrite: replace what stands at `destination`.
             name: what the store lists the object as.
             segments: how to cut files, to recognise content that is at `destination` already.
@@ -121,6 +126,7 @@ class Exchange:
             limits=self.limits,
             stats=self.stats,
             encodings=self.compress.encodings,
+            bans=self.bans,
             patience=patience,
             progress=progress,
             bitswap=self._bitswap,
@@ -141,7 +147,7 @@ class Exchange:
         *,
         path: str = "",
         providers: Iterable[PeerInfo] = (),
-        more: AsyncIterable[PeerInfo] | None = None,
+        more: AsyncIterable[PeerInfo | None] | None = None,
         patience: float = 30.0,
         cache_bytes: int = 32 << 20,
     ) -> AsyncIterator[ObjectReader]:
@@ -174,6 +180,7 @@ class Exchange:
             limits=self.limits,
             stats=self.stats,
             encodings=self.compress.encodings,
+            bans=self.bans,
             patience=patience,
             cache_bytes=cache_bytes,
             bitswap=self._bitswap,
@@ -195,7 +202,7 @@ class _StoreLibrary:
     def __init__(self, exchange: Exchange) -> None:
         self.limits, self.stats = exchange.limits, exchange.stats
         self.compress = exchange.compress
-        self.queued_hashes = 0
+        self.fetchers, self.queued_hashes = Fetchers(), 0
         self._exchange, self._store = exchange, exchange._store
         self._readers = trio.CapacityLimiter(_READERS)
         self._busy: set[Conversation] = set()
@@ -298,8 +305,9 @@ class _StoreLibrary:
     async def availability(self, root: CID, peer: PeerId) -> bytes | Gains | Status:
         """Say what of `root` is here. Who asks while we fetch it becomes one we may ask."""
         fetch = self._exchange._fetches.get(root)
-        if fetch is not None and (gains := fetch.meet(peer)) is not None:
-            return gains
+        if fetch is not None:
+            fetch.meet(peer)
+            return fetch
         return await trio.to_thread.run_sync(self._held, root, limiter=self._readers)
 
     def _held(self, root: CID) -> bytes | Status:

@@ -11,6 +11,7 @@ Cancelled or failed, a fetch leaves verified leaves in the part file and a store
 from __future__ import annotations
 
 import os
+import random
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from lattica.identity import PeerId
     from lattica.transport import Mesh
 
+    from ._bans import Bans
     from ._build import Segments
     from ._download import Download
     from ._events import FetchEvent, LeafMismatch
@@ -66,6 +68,7 @@ class Fetch:
         limits: ExchangeLimits,
         stats: ExchangeStats,
         encodings: tuple[int, ...],
+        bans: Bans,
         patience: float,
         progress: Callable[[FetchEvent], object] | None,
         bitswap: Bitswap | None = None,
@@ -73,7 +76,9 @@ class Fetch:
         self.root, self.version = root, 0
         self._destination, self._store, self._stats = destination.absolute(), store, stats
         self._progress = progress
-        self._providers = Providers(mesh, root, self, limits, encodings, patience, bitswap=bitswap)
+        self._providers = Providers(
+            mesh, root, self, limits, encodings, bans, patience, bitswap=bitswap
+        )
         self._leaves: LeafStage | None = None
         self._done = trio.Event()  # with the present stage
         self._index_turn = trio.Lock()  # the index is walked by one thread at a time
@@ -86,7 +91,7 @@ class Fetch:
     async def run(
         self,
         providers: Iterable[PeerInfo],
-        more: AsyncIterable[PeerInfo] | None,
+        more: AsyncIterable[PeerInfo | None] | None,
         *,
         overwrite: bool,
         name: str | None,
@@ -130,7 +135,7 @@ class Fetch:
     async def _download(
         self,
         providers: Iterable[PeerInfo],
-        more: AsyncIterable[PeerInfo] | None,
+        more: AsyncIterable[PeerInfo | None] | None,
         *,
         overwrite: bool,
         name: str | None,
@@ -148,7 +153,7 @@ class Fetch:
         self,
         download: Download,
         providers: Iterable[PeerInfo],
-        more: AsyncIterable[PeerInfo] | None,
+        more: AsyncIterable[PeerInfo | None] | None,
     ) -> None:
         """Bring everything that is missing into the part files."""
         index = IndexStage(self.root, self._store, download, self._providers.ids)
@@ -190,7 +195,7 @@ class Fetch:
             parts.append(part)
         if index.inline is not None and not parts[0].done:
             parts[0].write(0, [index.inline])
-        return LeafStage(index.files, parts, self._providers.ids)
+        return LeafStage(index.files, parts, self._providers.ids, rng=random.Random())
 
     # --- what providers bring (see `_providers.Keeper`)
 
@@ -287,14 +292,9 @@ class Fetch:
             await self._gained.wait()
         return not self._over or self.complete
 
-    def meet(self, peer: PeerId) -> Fetch | None:
-        """Note that `peer` wants the object, too, so it may come to hold some of it.
-
-        Returns:
-            The fetch, to ask which leaves are here; None while it does not know its leaves.
-        """
-        self._providers.offer(PeerInfo(peer, ()))
-        return self if self._leaves is not None else None
+    def meet(self, peer: PeerId) -> None:
+        """Note that `peer` wants the object, too, so it may come to hold some of it."""
+        self._providers.found([PeerInfo(peer, ())])
 
     def _gain(self) -> None:
         self.version += 1

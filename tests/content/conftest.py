@@ -83,12 +83,12 @@ class Swarm:
 
     @asynccontextmanager
     async def peers(
-        self, count: int, *, limits: ExchangeLimits | None = None
+        self, count: int, *, limits: ExchangeLimits | None = None, introduce: bool = True
     ) -> AsyncIterator[list[Peer]]:
         """Run `count` peers. The n-th is on the host `node-<n>`."""
         async with AsyncExitStack() as stack:
             meshes = await stack.enter_async_context(
-                open_memory_meshes(count, network=self.network)
+                open_memory_meshes(count, network=self.network, introduce=introduce)
             )
             peers = []
             for number, mesh in enumerate(meshes):

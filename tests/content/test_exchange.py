@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 import trio
+from hypothesis import given, strategies as st
 from trio.testing import wait_all_tasks_blocked
 
 from lattica.cid import CID
@@ -30,7 +31,7 @@ from lattica.content._messages import (
     encode_request,
     unpack_bitmap,
 )
-from lattica.content._serve import Conversation
+from lattica.content._serve import Conversation, _news
 from lattica.transport import StreamReset
 
 if TYPE_CHECKING:
@@ -445,3 +446,30 @@ async def test_pushing_stops_when_it_is_cancelled(swarm: Any, autojump_clock: Mo
             assert silence.cancelled_caught
             await stream.send_eof()
             assert await stream.receive_some() == b""
+
+
+@given(st.binary(max_size=9000), st.sets(st.integers(0, 8999)))
+def test_news_tell_every_leaf_that_was_gained_and_skip_what_lies_between(
+    data: bytes, gained: set[int]
+) -> None:
+    before = bytes(byte & 1 for byte in data)
+    now = bytearray(before)
+    for leaf in gained:
+        if leaf < len(now):
+            now[leaf] = 1
+    told = bytearray(before)
+    decoder = AnswerDecoder(lambda _: memoryview(b""))
+    for answer in decoder.receive(_news(7, before, bytes(now))):
+        assert answer.head.request == 7
+        flags = unpack_bitmap(answer.payload, 8 * len(answer.payload))
+        for leaf, flag in enumerate(flags, answer.head.number):
+            if flag:
+                told[leaf] = 1
+    assert told == now
+
+
+def test_news_of_two_far_leaves_are_short() -> None:
+    now = bytearray(4_000_000)
+    before = bytes(now)
+    now[5] = now[3_999_999] = 1
+    assert len(_news(1, before, bytes(now))) < 50

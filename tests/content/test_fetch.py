@@ -19,6 +19,7 @@ from lattica.content import (
     NoProvider,
     ProviderJoined,
     ProviderLeft,
+    ProvidersBanned,
     ProvidersLost,
     ProvidersRefused,
     Segment,
@@ -147,6 +148,60 @@ async def test_a_peer_that_asks_for_what_we_fetch_is_asked_in_turn(
         await trio.sleep(1)
         await second.fetch(shared.root, seed, first)
         assert second.mesh.peer_id in [event.peer for event in first.told(ProviderJoined)]
+
+
+async def test_receivers_that_only_know_the_seed_meet_and_feed_each_other(
+    swarm: Any, autojump_clock: MockClock
+) -> None:
+    swarm.network.bandwidth = 2e6
+    async with (
+        swarm.peers(4, introduce=False) as (seed, *receivers),
+        trio.open_nursery() as nursery,
+    ):
+        shared = seed.share(seed.file("model.bin", 80 * LEAF))
+        for receiver in receivers:
+            nursery.start_soon(receiver.fetch, shared.root, seed)
+            await trio.sleep(0.01)
+    for receiver in receivers:
+        assert receiver.got.read_bytes() == shared.path.read_bytes()
+        met = {event.peer for event in receiver.told(ProviderJoined)}
+        assert met == {peer.mesh.peer_id for peer in (seed, *receivers)} - {receiver.mesh.peer_id}
+    sent = seed.exchange.stats.total.sent_bytes
+    assert sent < 2 * 80 * LEAF  # and not three times
+
+
+async def test_a_banned_peer_is_asked_by_no_fetch_until_the_ban_is_over(
+    swarm: Any, autojump_clock: MockClock
+) -> None:
+    async with swarm.peers(2) as (seed, receiver):
+        shared = seed.share(seed.file("model.bin", 3 * LEAF))
+        now = trio.current_time()
+        receiver.exchange.bans.add(seed.mesh.peer_id, "wrong leaf 812", now)
+        with pytest.raises(ProvidersBanned, match=r"\(banned 10 min: wrong leaf 812\)"):
+            await receiver.fetch(shared.root, seed)
+        assert trio.current_time() - now < 1
+        (left,) = receiver.told(ProviderLeft)
+        assert left.banned
+        await trio.sleep(601)
+        await receiver.fetch(shared.root, seed)
+        assert receiver.got.read_bytes() == shared.path.read_bytes()
+
+
+async def test_a_lone_peer_that_refuses_ends_the_fetch_when_all_around_were_asked(
+    swarm: Any, autojump_clock: MockClock
+) -> None:
+    async def look_around() -> AsyncIterator[PeerInfo | None]:
+        while True:
+            await trio.sleep(0.5)
+            yield None
+
+    async with swarm.peers(2) as (other, receiver):
+        for protocol in ("/lattica/content/1.0.0", *BITSWAP):
+            other.mesh.unhandle(protocol)
+        started = trio.current_time()
+        with pytest.raises(ProvidersRefused):
+            await receiver.fetch(CID.of(b"nowhere"), other, more=look_around())
+        assert 0.5 < trio.current_time() - started < 3
 
 
 async def test_events_tell_the_story_and_say_100_percent_only_at_the_end(

@@ -14,6 +14,7 @@ from hypothesis import example, given, settings, strategies as st
 from lattica.cid import CID, Codec
 from lattica.codec._canonical import pack
 from lattica.content import _messages as wire
+from lattica.content._fetchers import decode_peers
 from lattica.content._messages import (
     Answer,
     AnswerDecoder,
@@ -24,15 +25,19 @@ from lattica.content._messages import (
     HaveRequest,
     LeavesRequest,
     MessageError,
+    PeersRequest,
     Request,
     Status,
     UnknownRequest,
 )
 from lattica.errors import ProtocolError
+from lattica.transport import Multiaddr
 
 VECTORS = json.loads(
     (Path(__file__).parents[2] / "spec" / "vectors" / "exchange.json").read_text()
 )["cases"]
+
+PROVIDER = Multiaddr.parse("/ip4/192.168.1.2/tcp/4001")
 
 ids = st.integers(0, wire.MAX_ID)
 cids = st.builds(CID.of, st.binary(max_size=8), st.sampled_from([Codec.RAW, Codec.DAG_PB]))
@@ -57,8 +62,11 @@ requests = st.one_of(
         extras,
     ),
     st.builds(HaveRequest, ids, cids, st.booleans(), extras),
+    st.builds(
+        PeersRequest, ids, cids, st.lists(st.binary(max_size=9), max_size=3).map(tuple), extras
+    ),
     st.builds(CancelRequest, ids, extras),
-    st.builds(UnknownRequest, ids, st.integers(5, 200), extras),
+    st.builds(UnknownRequest, ids, st.integers(6, 200), extras),
 )
 
 
@@ -71,11 +79,21 @@ def take_any(head: AnswerHead) -> memoryview:
 def fields_of(request: Request) -> dict[str, Any]:
     """The request as the vectors spell it."""
     out: dict[str, Any] = {"kind": int(request.kind), "id": request.id}
-    for name in ("root", "first", "count", "encodings", "hashes", "limit", "push", "extra"):
+    for name in (
+        "root",
+        "first",
+        "count",
+        "encodings",
+        "hashes",
+        "limit",
+        "push",
+        "addresses",
+        "extra",
+    ):
         value = getattr(request, name, None)
         if isinstance(value, CID):
             out[name] = str(value)
-        elif name == "hashes" and value is not None:
+        elif name in ("hashes", "addresses") and value is not None:
             out[name] = [item.hex() for item in value]
         elif isinstance(value, tuple):
             out[name] = list(value)
@@ -120,6 +138,14 @@ def test_vectors_hold(case: dict[str, Any]) -> None:
                 answers_of(data)
         else:
             assert answers_of(data) == case["result"]
+    elif case["kind"] == "peers":
+        if case["result"] == "invalid":
+            with pytest.raises(MessageError):
+                decode_peers(data, PROVIDER)
+        else:
+            told = decode_peers(data, PROVIDER)
+            shown = [[str(info.peer), [str(each) for each in info.addresses]] for info in told]
+            assert shown == case["result"]
     else:
         assert case["kind"] == "bitmap"
         leaves = case["result"]["leaves"]

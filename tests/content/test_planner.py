@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
+import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -13,17 +14,16 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from lattica.content._leaf_states import LeafStates
 from lattica.content._messages import Status
 from lattica.content._pace import PaceLimits
-from lattica.content._planner import (
+from lattica.content._plan import (
     CancelAsk,
     PeerReady,
     PeerSilent,
     PeerStalled,
-    Planner,
     PlannerLimits,
 )
+from lattica.content._planner import Planner
 from lattica.identity import PeerId
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ class Simulation:
         if not self.planner.leaf_arrived(name):
             return
         if peer.lies_at == leaf:
-            self.planner.ban(name, "lied")
+            self.planner.remove_peer(name)
             self.planner.leaf_wrong(leaf)
         else:
             self.planner.leaf_verified(leaf)
@@ -248,17 +248,8 @@ def test_a_long_way_is_filled_by_a_growing_window() -> None:
     assert run.now < 1.5 * 2000 * LEAF / 100e6 + 1
 
 
-def test_a_liar_is_banned_and_never_asked_again() -> None:
-    run = simulate(50, SimulatedPeer(lies_at=7), SimulatedPeer())
-    run.run()
-    assert run.planner.done
-    assert run.planner.banned == {peer_id(0): "lied"}
-    run.planner.add_peer(peer_id(0), run.now, complete=True)
-    assert peer_id(0) not in run.planner.peers
-
-
 def test_what_a_peer_refuses_it_is_not_asked_for_again() -> None:
-    planner = Planner(4, lambda _: LEAF)
+    planner = Planner(4, lambda _: 1000)
     planner.add_peer(peer_id(0), 0.0, complete=True)
     assert planner.next_request(peer_id(0), 0.0) is not None
     assert planner.leaf_refused(peer_id(0)) == 0
@@ -321,7 +312,8 @@ def test_what_is_here_from_before_is_not_asked_for() -> None:
 
 @pytest.mark.parametrize("race_bytes", [0, LEAF, 3 * LEAF])
 def test_the_race_at_the_end_stays_in_its_bound(race_bytes: int) -> None:
-    planner = Planner(8, lambda _: LEAF, limits=PlannerLimits(race_bytes=race_bytes))
+    pace = PaceLimits(first_window_bytes=8 * LEAF)
+    planner = Planner(8, lambda _: LEAF, limits=PlannerLimits(race_bytes=race_bytes, pace=pace))
     for number in range(3):
         planner.add_peer(peer_id(number), 0.0, complete=True)
     owed = 0
@@ -359,7 +351,7 @@ def test_a_wrong_leaf_that_another_peer_owes_too_is_waited_for_not_asked_again()
     planner.next_request(peer_id(0), 0.0)
     planner.next_request(peer_id(1), 3.0)
     planner.leaf_arrived(peer_id(1))
-    planner.ban(peer_id(1), "lied")
+    planner.remove_peer(peer_id(1))
     planner.leaf_wrong(0)
     assert planner.next_request(peer_id(2), 3.0) is not None  # as a race: it is late already
     planner.remove_peer(peer_id(2))
@@ -384,34 +376,6 @@ def test_index_blocks_become_known_while_they_are_fetched() -> None:
     assert (ask.first, ask.count) == (0, 1)
 
 
-def test_scattered_leaves_cost_a_hostile_bitmap_nothing_twice(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    # Every other leaf is held and verified, so the search for what is missing finds nothing; it
-    # must not be done again from the start for every request.
-    count = 200_000
-    planner = Planner(count, lambda _: 1)
-    for leaf in range(0, count, 2):
-        planner.mark_verified(leaf, 1)
-    planner.add_peer(peer_id(0), 0.0)
-    planner.add_have(peer_id(0), 0, b"\1\0" * (count // 2))
-    searched = 0
-    search = LeafStates.next_missing
-
-    def counting(states: LeafStates, start: int) -> int:
-        nonlocal searched
-        searched += 1
-        return search(states, start)
-
-    monkeypatch.setattr(LeafStates, "next_missing", counting)
-    assert planner.next_request(peer_id(0), 0.0) is None
-    once, searched = searched, 0
-    for _ in range(100):
-        assert planner.next_request(peer_id(0), 0.0) is None
-    assert once > count // 4
-    assert searched <= 100
-
-
 def test_what_a_stalled_peer_owes_comes_first_again() -> None:
     planner = Planner(100, lambda _: LEAF)
     for number in (0, 1):
@@ -432,3 +396,31 @@ def test_what_a_stalled_peer_owes_comes_first_again() -> None:
         assert planner.leaf_arrived(peer_id(0))
     planner.request_ended(peer_id(0), Status.OK, 5.0)
     assert planner.next_request(peer_id(0), 5.0) is not None
+
+
+def test_files_fill_from_the_front_until_others_are_known_to_fetch_them_too() -> None:
+    planner = Planner(10_000, lambda _: LEAF, rng=random.Random(1))
+    planner.add_peer(peer_id(0), 0.0, complete=True)
+    first = planner.next_request(peer_id(0), 0.0)
+    second = planner.next_request(peer_id(0), 0.0)
+    assert first is not None
+    assert second is not None
+    assert (first.first, second.first) == (0, 1)
+    planner.add_peer(peer_id(1), 0.0)  # holds nothing yet
+    third = planner.next_request(peer_id(0), 0.0)
+    assert third is not None
+    assert third.first > 100
+
+
+def test_what_few_hold_is_asked_for_before_what_many_hold() -> None:
+    planner = Planner(100, lambda _: LEAF, rng=random.Random(1))
+    planner.add_peer(peer_id(0), 0.0, complete=True)
+    for number, flags in enumerate((b"\1" * 99, b"\1" * 98, b"\1" * 97), 1):
+        planner.add_peer(peer_id(number), 0.0)
+        planner.add_have(peer_id(number), 0, flags)
+    order = []
+    for _ in range(3):
+        ask = planner.next_request(peer_id(0), 0.0)
+        assert ask is not None
+        order += list(range(ask.first, ask.end))
+    assert order == [99, 98, 97]

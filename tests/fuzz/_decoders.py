@@ -20,6 +20,7 @@ from lattica._base import base32_decode
 from lattica._control import decode_request as decode_control_request
 from lattica.cid import CID, Codec
 from lattica.content import _messages as exchange, _unixfs
+from lattica.content._fetchers import decode_peers
 from lattica.dht import Namespaces, _messages as kad
 from lattica.dht._keeper import Keeper
 from lattica.errors import CodecError, InvalidInput
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
 VECTORS = Path(__file__).resolve().parents[2] / "spec" / "vectors"
 NOW = 1_800_000_000.0  # Unix seconds
+PROVIDER = Multiaddr.parse("/ip4/192.168.1.2/tcp/4001")
 IDENTITY = Identity(bytes(range(32)))
 ADDRESSES = [
     Multiaddr.parse(text)
@@ -346,6 +348,9 @@ DECODERS = {
     "index-block": Decoder(_blocks, _block),
     "exchange-request": Decoder(
         lambda: vectors("exchange", kind="request"), exchange.decode_request
+    ),
+    "exchange-peers": Decoder(
+        lambda: vectors("exchange", kind="peers"), lambda data: decode_peers(data, PROVIDER)
     ),
     "exchange-answer": Decoder(_answers, _decode_answers),
     "leaf-planes": Decoder(
