@@ -67,6 +67,7 @@ class Bootstrap:
         self.error: str | None = None
         self._tries_again_at: float | None = None
         self._connected_at = 0.0
+        self._is_identified = False
 
     @property
     def settled(self) -> bool:
@@ -74,6 +75,11 @@ class Bootstrap:
         return self.phase in (BootstrapPhase.FAILED, BootstrapPhase.OURSELVES) or (
             self.phase is BootstrapPhase.CONNECTED and self.error is not None
         )
+
+    @property
+    def is_useful(self) -> bool:
+        """Whether it is connected, and nothing speaks against asking it."""
+        return self.phase is BootstrapPhase.CONNECTED and self.error is None
 
     def trying(self) -> None:
         """Note that it is being dialled."""
@@ -85,12 +91,18 @@ class Bootstrap:
     def connected(self, peer: PeerId, *, now: float) -> None:
         """Note that there is a connection."""
         self.peer, self.phase = peer, BootstrapPhase.CONNECTED
-        self.error, self._connected_at = None, now
+        self.error, self._connected_at, self._is_identified = None, now, False
 
-    def identified(self, complaint: str | None) -> None:
-        """Note whether the connected peer is of use: `complaint` says why it is not."""
-        if self.phase is BootstrapPhase.CONNECTED:
-            self.error = complaint
+    def identified(self, complaint: str | None) -> bool:
+        """Note whether the connected peer is of use: `complaint` says why it is not.
+
+        Returns whether it has just become of use: not so when it only says so again.
+        """
+        if self.phase is not BootstrapPhase.CONNECTED:
+            return False
+        self.error = complaint
+        was_known, self._is_identified = self._is_identified, complaint is None
+        return self._is_identified and not was_known
 
     def lost(self, why: str, *, now: float, lonely: bool, rng: random.Random) -> float:
         """Note that the connection ended, or could not be made. Returns when to try again."""

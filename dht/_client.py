@@ -53,6 +53,7 @@ class Client:
     Attributes:
         table: the contacts; changed here only.
         met: set while the table holds anybody. Another event after it was empty.
+        parted: set while it holds nobody. Another event after it held somebody.
         alone: whether we lost touch with everybody, and nobody has answered since.
     """
 
@@ -66,7 +67,8 @@ class Client:
         on_met: Callable[[], None],
     ) -> None:
         self.table = table
-        self.met = trio.Event()
+        self.met, self.parted = trio.Event(), trio.Event()
+        self.parted.set()
         self.alone = False
         self._mesh, self._clock, self._on_met = mesh, clock, on_met
         self._requester = Requester(mesh, protocol)
@@ -94,9 +96,13 @@ class Client:
         nearest = self.table.closest(position(key), K, failing=True)
         return [PeerInfo(peer, ()) for peer in nearest]  # the mesh knows where they are
 
-    async def find_node(self, key: bytes) -> Lookup:
-        """Look for the peers nearest to `key`; returns the finished lookup."""
+    async def find_node(self, key: bytes, *, through: Iterable[PeerId] = ()) -> Lookup:
+        """Look for the peers nearest to `key`, beginning with `through` as well.
+
+        Returns the finished lookup.
+        """
         lookup = self.new_lookup(key)
+        lookup.seed(PeerInfo(peer, ()) for peer in through)
         await self.walk(lookup, Message(MessageType.FIND_NODE, key))
         return lookup
 
@@ -206,6 +212,10 @@ class Client:
         """Return where `peer` may be: what it told us itself comes before what others say."""
         return PeerInfo(peer, tuple(dict.fromkeys((*self._mesh.book.addresses(peer), *hearsay))))
 
+    def known(self, peer: PeerId) -> PeerInfo:
+        """Return where `peer` was reached, and where it says it can be; nothing that others say."""
+        return PeerInfo(peer, tuple(self._mesh.book.addresses(peer, hearsay=False)))
+
     # Who is there.
 
     def wants(self, peer: PeerId) -> bool:
@@ -271,7 +281,9 @@ class Client:
             self.consider(to_check)
         if len(self.table) and (self.alone or not self.met.is_set()):
             self.alone = False
-            self.met.set()
+            if not self.met.is_set():
+                self.met.set()
+                self.parted = trio.Event()
             self._on_met()
 
     def _note_failure(self, peer: PeerId) -> None:
@@ -285,6 +297,7 @@ class Client:
     def _note_size(self) -> None:
         if self.met.is_set() and not len(self.table):
             self.met = trio.Event()
+            self.parted.set()
 
     def _note_visit(self, peer: PeerId) -> None:
         self._visits.pop(peer, None)

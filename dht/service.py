@@ -29,6 +29,7 @@ from ._announcer import Announcer
 from ._answers import Responder
 from ._client import Client
 from ._clock import Clock
+from ._contacts import ContactFile
 from ._keeper import Keeper
 from ._keys import K
 from ._messages import MAX_KEY, MAX_MESSAGE, Message, MessageType, decode, encode
@@ -41,6 +42,7 @@ from ._values import TTL, Values
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+    from pathlib import Path
 
     from lattica.codec import Value
     from lattica.identity import PeerId
@@ -115,6 +117,7 @@ class Dht:
         protocol: str,
         server: bool,
         bootstrap: Iterable[Multiaddr],
+        contacts: Path | None,
         namespaces: Mapping[str, Rules],
         wall_clock: Callable[[], float],
         rng: random.Random,
@@ -139,7 +142,15 @@ class Dht:
         self._announcer = Announcer(mesh, self._client, self._schedule)
         self._serving: Counter[PeerId] = Counter()
         self._closed = False
-        self._upkeep = Upkeep(mesh, self._client, protocol=protocol, bootstrap=bootstrap, rng=rng)
+        self._upkeep = Upkeep(
+            mesh,
+            self._client,
+            protocol=protocol,
+            bootstrap=bootstrap,
+            contacts=ContactFile(contacts, protocol=protocol, now=wall_clock()),
+            clock=self._clock,
+            rng=rng,
+        )
         self._values = Values(
             mesh,
             self._client,
@@ -456,6 +467,7 @@ async def open_dht(
     protocol: str = DEFAULT_PROTOCOL,
     server: bool = True,
     bootstrap: Iterable[Multiaddr] = (),
+    contacts: Path | None = None,
     namespaces: Mapping[str, Rules] | None = None,
     wall_clock: Callable[[], float] = time.time,
     rng: random.Random | None = None,
@@ -470,6 +482,7 @@ async def open_dht(
         server: answer others and stand in their tables. A node that others cannot reach does not:
             it only asks.
         bootstrap: addresses of nodes to meet the first others through. Each may end in `/p2p/…`.
+        contacts: a file in which to remember them across restarts; made when there are any.
         namespaces: rules for values by the first part of their keys, beside those of `/lattica/`;
             `SignedEntries(check)` for values of yours. Under any other key nothing is kept.
         wall_clock: seconds since 1970; values expire by it.
@@ -484,6 +497,7 @@ async def open_dht(
             protocol=protocol,
             server=server,
             bootstrap=bootstrap,
+            contacts=contacts,
             namespaces=namespaces or {},
             wall_clock=wall_clock,
             rng=rng,
@@ -502,6 +516,7 @@ async def open_dht(
                 mesh.unhandle(protocol)
             mesh.book.unprotect(dht._table.__contains__)
             dht._closed = True
+            dht._upkeep.save()
             dht._client.close()
             nursery.cancel_scope.cancel()
 

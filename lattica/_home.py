@@ -55,6 +55,11 @@ class Home:
         return self.path / "store"
 
     @property
+    def contacts(self) -> Path:
+        """The peers of the DHT that answered last."""
+        return self.path / "contacts"
+
+    @property
     def control(self) -> Path:
         """The running node's control socket."""
         return self.path / "control.sock"

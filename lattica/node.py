@@ -134,7 +134,12 @@ async def open_node(
                     announce=_addresses(settings.texts("announce")),
                     transports=transports,
                 ) as mesh,
-                open_dht(mesh, server=dht_server, bootstrap=bootstrap_peers) as dht,
+                open_dht(
+                    mesh,
+                    server=dht_server,
+                    bootstrap=bootstrap_peers,
+                    contacts=owned.contacts,
+                ) as dht,
                 open_pubsub(mesh) as pubsub,
                 open_exchange(
                     mesh, store, compress=Compress(settings.text("compress"))

@@ -22,6 +22,7 @@ from lattica.cid import CID, Codec
 from lattica.content import _messages as exchange, _unixfs
 from lattica.content._fetchers import decode_peers
 from lattica.dht import Namespaces, _messages as kad
+from lattica.dht._contacts import decode as decode_contacts
 from lattica.dht._keeper import Keeper
 from lattica.errors import CodecError, InvalidInput
 from lattica.identity import Identity, PeerId, PublicKey
@@ -208,6 +209,12 @@ def _yamux(data: bytes) -> None:
     session.receive_eof()
 
 
+def _contact_files() -> list[bytes]:
+    address = bytes(Multiaddr.parse("/ip4/192.0.2.1/tcp/4001"))
+    contact: codec.Value = [IDENTITY.peer_id.raw, [address, address], 1_800_000_000]
+    return [codec.pack({"version": 1, "protocol": "/kad", "contacts": [contact, contact]})]
+
+
 def _identifies() -> list[bytes]:
     signed = PeerRecord(IDENTITY.peer_id, 7, tuple(ADDRESSES)).sign(IDENTITY)
     return [
@@ -339,6 +346,7 @@ DECODERS = {
     "identify": Decoder(_identifies, _identify),
     "signed-record": Decoder(_records, _envelope),
     "kad-entries": Decoder(lambda: vectors("dht-entries"), _read_entries),
+    "kad-contacts": Decoder(_contact_files, lambda data: decode_contacts(data, "/kad")),
     "kad": Decoder(lambda: vectors("dht-messages"), kad.decode),
     "gossip-rpc": Decoder(lambda: vectors("gossip-messages"), gossip.decode_rpc),
     "gossip-message": Decoder(lambda: vectors("gossip-messages"), gossip.SignedMessage.decode),
