@@ -5,7 +5,7 @@ set -eu
 
 work=$(mktemp -d)
 sharer=
-trap 'test -z "$sharer" || kill "$sharer" 2>/dev/null || true; rm -rf "$work"' EXIT
+trap 'test -z "$sharer" || { kill "$sharer" && wait "$sharer"; } 2>/dev/null || true; rm -rf "$work"' EXIT
 export LATTICA_LISTEN=/ip4/127.0.0.1/tcp/0 LATTICA_MDNS=off # both shells are on this machine
 
 file=${1:-$work/model.bin}
