@@ -15,6 +15,7 @@ from ._delta_format import (
     NotADelta as NotADelta,
     read_delta as read_delta,
 )
+from ._delta_plan import DeltaLink as DeltaLink, cheapest_chain as cheapest_chain
 from ._files import cut_file as cut_file, read_header as read_header
 from ._reading import (
     LazyTensor as LazyTensor,

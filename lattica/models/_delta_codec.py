@@ -8,9 +8,8 @@ is taken as integers of its element's width and cut into *blocks* of 4 MiB. A bl
     planes  the result alone
     raw     the bytes, where nothing makes them smaller
 
-All but the last are arrays of integers, split into *byte planes* (all lowest bytes, then all second
-ones, …), each compressed by itself with zstd: the high planes are nearly constant, and the low
-ones, where they are noise, cost a bit over their entropy. A plane of zeros takes no bytes at all.
+All but the last are arrays of integers, written as byte planes (`lattica.codec`): the high planes
+are nearly constant, and the low ones, where they are noise, cost a bit over their entropy.
 
 A payload is one codec byte, one width byte, then the blocks, each after its length. Everything that
 is declared is held against what the tensor's size allows before memory is taken. spec/delta.md.
@@ -23,6 +22,7 @@ import functools
 import struct
 from typing import TYPE_CHECKING
 
+from lattica.codec import PlanesError, pack_planes, unpack_planes
 from lattica.errors import IntegrityError
 
 from ._checkpoint import BLOCK_BYTES
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     import numpy as np
-    import zstandard
 
     Array = np.ndarray[Any, np.dtype[Any]]
     Read = Callable[[int, int], memoryview]  # (offset, length) within a tensor
@@ -40,7 +39,6 @@ if TYPE_CHECKING:
 PAYLOAD_HEAD = struct.Struct("<BB")  # codec, element width in bytes
 LENGTH = struct.Struct("<I")  # of a block or a plane, and the number of changes
 WIDTHS = (1, 2, 4, 8)
-_LEVEL = 1  # what is left after the planes is mostly noise, which no level makes smaller
 _DENSE = 3  # where more than a third of the elements changed, saying which costs more than 0 moves
 _SAMPLE_BYTES = 64 << 10  # of each stretch that is tried with every codec
 _SAMPLES = 4
@@ -119,10 +117,8 @@ def read_head(head: bytes | memoryview, size: int) -> tuple[DeltaCodec, int]:
 
 
 def longest_block(length: int, width: int) -> int:
-    """Return how many bytes a block that gives `length` bytes may take: a little over raw."""
-    planes = 4 + width
-    changes = length // width
-    return LENGTH.size + planes * (LENGTH.size + 64) + 4 * changes + length + (length >> 6)
+    """Return how many bytes a block that gives `length` bytes may take."""
+    return 3 * LENGTH.size + 4 * (length // width) + length
 
 
 def decode_block(
@@ -149,7 +145,7 @@ def decode_block(
         raise DeltaError(f"a payload written as {codec.name.lower()}, but the base has no tensor")
     np = _numpy()
     result = np.frombuffer(out, _unsigned(width))
-    reader = _Planes(block)
+    reader = _Arrays(block)
     if codec is DeltaCodec.SPARSE:
         before = np.frombuffer(base, _unsigned(width))
         if before.ctypes.data != result.ctypes.data:
@@ -164,7 +160,7 @@ def decode_block(
     reader.finish()
 
 
-def _apply_sparse(reader: _Planes, result: Array, width: int) -> None:
+def _apply_sparse(reader: _Arrays, result: Array, width: int) -> None:
     np = _numpy()
     changes = reader.number()
     if changes > len(result):
@@ -208,26 +204,22 @@ def _encode_block(codec: DeltaCodec, base: memoryview | None, new: memoryview, w
         gaps = (np.diff(places, prepend=-1) - 1).astype("<u4")
     signs = moves.view(f"<i{width}") >> (8 * width - 1)
     zigzag = (moves << 1) ^ signs.view(moves.dtype)
-    packed_gaps = _pack(gaps) if gaps is not None else [LENGTH.pack(0)] * 4
+    packed_gaps = _pack(gaps) if gaps is not None else [LENGTH.pack(0)]
     return b"".join([LENGTH.pack(count), *packed_gaps, *_pack(zigzag)])
 
 
 def _pack(values: Array) -> Iterator[bytes]:
-    """Give unsigned integers as byte planes, lowest first, each after its length."""
-    np = _numpy()
-    rows = values.view(np.uint8).reshape(len(values), values.itemsize)
-    compressor = _compressor()
-    filled = (int(values.max()).bit_length() + 7) // 8
-    for number in range(values.itemsize):
-        frame = b""
-        if number < filled:
-            frame = compressor.compress(np.ascontiguousarray(rows[:, number]))
-        yield LENGTH.pack(len(frame))
-        yield frame
+    """Give an array after its length: byte planes, or raw where those are not smaller."""
+    width = values.itemsize
+    body: bytes = b""
+    if values.any():
+        body = pack_planes(values.data.cast("B"), width) or values.tobytes()
+    yield LENGTH.pack(len(body))
+    yield body
 
 
-class _Planes:
-    """Reads numbers and byte planes from one block, in order."""
+class _Arrays:
+    """Reads numbers and arrays from one block, in order."""
 
     def __init__(self, block: memoryview) -> None:
         self._block, self._position = block, 0
@@ -243,35 +235,22 @@ class _Planes:
     def array(self, count: int, width: int) -> Array:
         """Return the next `count` integers of `width` bytes."""
         np = _numpy()
-        planes = [self._plane(count) for _ in range(width)]
-        if not any(planes[1:]):
-            low: Array = np.frombuffer(planes[0] or bytes(count), np.uint8).astype(_unsigned(width))
-            return low
-        rows = np.zeros((count, width), np.uint8)
-        for number, plane in enumerate(planes):
-            if plane:
-                rows[:, number] = np.frombuffer(plane, np.uint8)
-        array: Array = rows.reshape(-1).view(_unsigned(width))
-        return array
-
-    def _plane(self, count: int) -> bytes:
         length = self.number()
-        if not length:
-            return b""
-        frame = self._block[self._position : self._position + length]
-        if len(frame) < length:
+        body = self._block[self._position : self._position + length]
+        if len(body) < length:
             raise DeltaError("a block that ends early")
         self._position += length
-        zstd = _zstandard()
-        try:
-            # What a frame declares is what would be allocated: it is looked at first.
-            declared = zstd.frame_content_size(frame)
-            if declared != count:
-                raise DeltaError(f"a plane of {declared} bytes, expected {count}")
-            plane: bytes = zstd.ZstdDecompressor().decompress(frame, max_output_size=count)
-        except zstd.ZstdError as error:
-            raise DeltaError(f"a plane that is not zstd: {error}") from None
-        return plane
+        values: Array
+        if length == count * width:
+            values = np.frombuffer(body, _unsigned(width))
+            return values
+        values = np.zeros(count, _unsigned(width))
+        if length:
+            try:
+                unpack_planes(body, values.data.cast("B"))
+            except PlanesError as error:
+                raise DeltaError(str(error)) from error
+        return values
 
     def finish(self) -> None:
         """Raise DeltaError where anything is left."""
@@ -297,16 +276,3 @@ def _numpy() -> Any:
     import numpy as np
 
     return np
-
-
-@functools.cache
-def _zstandard() -> Any:
-    import zstandard
-
-    return zstandard
-
-
-def _compressor() -> zstandard.ZstdCompressor:
-    # One a call: they may not be shared by threads, and cost microseconds beside a block.
-    compressor: zstandard.ZstdCompressor = _zstandard().ZstdCompressor(level=_LEVEL)
-    return compressor
