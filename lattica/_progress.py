@@ -6,6 +6,7 @@ promise "never 100 % before the last hash" is kept here, in `percent`, and teste
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sys
@@ -14,7 +15,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
+
+    from lattica.results import Progress, ProgressCallback
 
 REDRAW_S = 0.1
 PLAIN_S = 5.0
@@ -147,3 +150,19 @@ class ProgressDisplay:
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+@contextlib.contextmanager
+def shown(
+    progress: ProgressCallback | bool | None, label: str
+) -> Iterator[ProgressCallback | None]:
+    """Give the callback for a `progress=` argument: True is a display on stderr for the block."""
+    if progress is not True:
+        yield progress or None
+        return
+    with ProgressDisplay(label) as display:
+
+        def show(report: Progress) -> None:
+            display.update(report.to_json())
+
+        yield show

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
+    from lattica._opened import OpenObject
     from lattica.content import ObjectReader, TreeFile
 
 _T = TypeVar("_T")
@@ -26,7 +27,7 @@ class BlockingReader:
     Any thread may use it, several at a time.
     """
 
-    def __init__(self, reader: ObjectReader, call: Call) -> None:
+    def __init__(self, reader: ObjectReader | OpenObject, call: Call) -> None:
         self._reader, self._call = reader, call
 
     @property

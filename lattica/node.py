@@ -29,6 +29,7 @@ from lattica._home import open_home
 from lattica._listen import default_addresses, remember
 from lattica._mdns import open_mdns
 from lattica._nursery import private_nursery
+from lattica._opened import Opening, OpenObject, look_inside
 from lattica._reads import Lookup, write_range
 from lattica._reference import destination_of, read_reference, source_of
 from lattica._report import FetchReporter, reporter
@@ -36,7 +37,13 @@ from lattica._swarm import Swarms
 from lattica.cid import CID, HashFunction
 from lattica.content import Compress, NoProvider, ObjectState, Store, build_in_thread, open_exchange
 from lattica.dht import open_dht
-from lattica.errors import DeadlineExceeded, InvalidInput, LatticaError, NotFound
+from lattica.errors import (
+    DeadlineExceeded,
+    InvalidInput,
+    LatticaError,
+    LimitExceeded,
+    NotFound,
+)
 from lattica.identity import Identity, PeerId
 from lattica.models import cut_file
 from lattica.pubsub import open_pubsub
@@ -72,7 +79,15 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 VERSION = version("lattica-mesh")
+MAX_OPEN = 256  # objects held open by `await node.open(…)`: each has streams and a cache
 _LOOKUP_PAUSES_S = (0.5, 1.0, 2.0, 4.0, 8.0)  # between lookups of providers; then the last again
+
+
+class TooManyOpen(LimitExceeded):
+    """As many objects are open as one node holds."""
+
+    code = "too-many-open"
+    hint = "close some with `aclose`, or open them with `async with`"
 
 
 class ObjectNotHere(NotFound):
@@ -185,6 +200,7 @@ class AsyncNode:
         self.store, self.exchange = store, exchange
         self._home = home
         self._swarms = Swarms(mesh.peer_id, pubsub, self._complete_objects, nursery)
+        self._nursery, self._open_objects = nursery, 0
         self._started = trio.current_time()
         self._control: ControlServer
 
@@ -361,11 +377,13 @@ class AsyncNode:
             wire_bytes=fetched.wire_bytes,
         )
 
-    @asynccontextmanager
-    async def open(
+    def open(
         self, ref: Ticket | CID | str, path: str = "", *, peers: Sequence[Multiaddr | str] = ()
-    ) -> AsyncIterator[ObjectReader]:
-        """Read parts of an object while the block lasts: verified, from here or from peers.
+    ) -> Opening:
+        """Open an object, to read parts of its bytes or tensors: verified, from here or from peers.
+
+            async with node.open(ref) as model:   # open as long as the block
+            model = await node.open(ref)          # open until `await model.aclose()`
 
         Only the leaves and index blocks are fetched that a read needs; they are remembered in
         memory, up to a bound, and nothing is written to disk.
@@ -379,6 +397,37 @@ class AsyncNode:
             NotInObject: nothing is at `path`.
             NoProvider, Unreachable, IntegrityError, InvalidInput: as `get`.
         """
+        return Opening(self._opened(ref, path, peers), self._keep_open)
+
+    @asynccontextmanager
+    async def _opened(
+        self, ref: Ticket | CID | str, path: str, peers: Sequence[Multiaddr | str]
+    ) -> AsyncIterator[OpenObject]:
+        _, ticket = read_reference(ref)
+        async with self._reader(ref, path, peers) as reader:
+            yield await look_inside(reader, path or (ticket.name if ticket else None))
+
+    async def _keep_open(self, manager: AbstractAsyncContextManager[OpenObject]) -> OpenObject:
+        """Hold an object open until it is closed, or the node ends."""
+        if self._open_objects >= MAX_OPEN:
+            raise TooManyOpen(f"{MAX_OPEN} objects are open")
+
+        async def hold(task_status: trio.TaskStatus[OpenObject]) -> None:
+            self._open_objects += 1
+            try:
+                async with manager as opened:
+                    task_status.started(opened)
+                    await opened._done.wait()
+            finally:
+                self._open_objects -= 1
+
+        opened: OpenObject = await self._nursery.start(hold)
+        return opened
+
+    @asynccontextmanager
+    async def _reader(
+        self, ref: Ticket | CID | str, path: str, peers: Sequence[Multiaddr | str]
+    ) -> AsyncIterator[ObjectReader]:
         cid, ticket = read_reference(ref)
         known = [PeerInfo(ticket.peer, ticket.addresses)] if ticket else []
         known += [await self._peer_at(peer) for peer in peers]
@@ -420,7 +469,7 @@ class AsyncNode:
         """
         cid, _ = read_reference(ref)
         with _deadline(timeout, f"read {cid}", cid):
-            async with self.open(ref, path, peers=peers) as reader:
+            async with self._reader(ref, path, peers) as reader:
                 if out is None:
                     return await reader.read(offset, length)
                 return await reader.read(offset, length, out=out)
@@ -445,7 +494,7 @@ class AsyncNode:
         """
         cid, _ = read_reference(ref)
         with _deadline(timeout, f"read {cid}", cid):
-            async with self.open(ref, path, peers=peers) as reader:
+            async with self._reader(ref, path, peers) as reader:
                 return await write_range(reader, offset, length, destination, overwrite=overwrite)
         raise AssertionError  # a deadline that was missed has raised
 

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 import trio
 
 from lattica._nursery import private_nursery
-from lattica._progress import ProgressDisplay
-from lattica._sync_reads import BlockingReader
+from lattica._progress import shown
+from lattica._sync_opened import BlockingObject
 from lattica.errors import InvalidInput
 from lattica.node import AsyncNode, open_node
 
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Sequence
     from pathlib import Path
 
+    from lattica._opened import OpenObject
     from lattica.cid import CID, HashFunction
-    from lattica.content import ObjectReader
     from lattica.identity import PeerId
     from lattica.pubsub import Message, Subscription
     from lattica.results import (
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
         Fetched,
         Peer,
         Pong,
-        Progress,
         ProgressCallback,
         RangeRead,
         Share,
@@ -174,7 +173,7 @@ class Node:
     ) -> Share:
         """Share a file or directory in place; see `AsyncNode.share`."""
         options = {} if hash_function is None else {"hash_function": hash_function}
-        with _progress(progress, f"share {path}") as callback:
+        with shown(progress, f"share {path}") as callback:
             return self._call(
                 lambda node: node.share(
                     path,
@@ -197,7 +196,7 @@ class Node:
         timeout: float | None = None,
     ) -> Fetched:
         """Fetch an object, verified leaf by leaf; see `AsyncNode.get`."""
-        with _progress(progress, "get") as callback:
+        with shown(progress, "get") as callback:
             return self._call(
                 lambda node: node.get(
                     ref,
@@ -209,24 +208,21 @@ class Node:
                 )
             )
 
-    @contextlib.contextmanager
     def open(
         self, ref: Ticket | CID | str, path: str = "", *, peers: Sequence[Multiaddr | str] = ()
-    ) -> Iterator[BlockingReader]:
-        """Read parts of an object while the block lasts; see `AsyncNode.open`."""
-        opened: SimpleQueue[ObjectReader | None] = SimpleQueue()
-        done = trio.Event()
+    ) -> BlockingObject:
+        """Open an object, to read parts of its bytes or tensors; see `AsyncNode.open`.
 
-        async def hold(node: AsyncNode) -> None:
-            async with node.open(ref, path, peers=peers) as reader:
-                opened.put(reader)
-                await done.wait()
+        It stays open until `close`, the end of its `with` block, or of the node.
+        """
 
-        def call(function: Callable[[], Awaitable[_T]]) -> _T:
-            return self._call(lambda _node: function())
+        async def opening(node: AsyncNode) -> OpenObject:
+            return await node.open(ref, path, peers=peers)
 
-        with self._held(hold, opened, done) as reader:
-            yield BlockingReader(reader, call)
+        return BlockingObject(self._call(opening), self._call_plain)
+
+    def _call_plain(self, function: Callable[[], Awaitable[_T]]) -> _T:
+        return self._call(lambda _node: function())
 
     def read(
         self,
@@ -284,7 +280,7 @@ class Node:
         timeout: float | None = None,
     ) -> Verification:
         """Hash an object on disk again; see `AsyncNode.verify`."""
-        with _progress(progress, "verify") as callback:
+        with shown(progress, "verify") as callback:
             return self._call(lambda node: node.verify(ref, progress=callback, timeout=timeout))
 
     @contextlib.contextmanager
@@ -445,21 +441,6 @@ class _Calls:
 def _stop_if_started(ready: Future[_Calls]) -> None:
     if ready.exception() is None:
         ready.result().stop()
-
-
-@contextlib.contextmanager
-def _progress(
-    progress: ProgressCallback | bool | None, label: str
-) -> Iterator[ProgressCallback | None]:
-    if progress is not True:
-        yield progress or None
-        return
-    with ProgressDisplay(label) as display:
-
-        def show(report: Progress) -> None:
-            display.update(report.to_json())
-
-        yield show
 
 
 def _refuse_inside_event_loop() -> None:

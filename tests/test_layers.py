@@ -34,12 +34,14 @@ NODE = {
     "_home",
     "_listen",
     "_mdns",
+    "_opened",
     "_progress",
     "_reads",
     "_reference",
     "_report",
     "_requests",
     "_swarm",
+    "_sync_opened",
     "_sync_reads",
 }
 RANK = {part: rank for rank, row in enumerate(ROWS) for part in row}

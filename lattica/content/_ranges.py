@@ -149,6 +149,17 @@ class ObjectReader:
                 tree.receive(cid, await want.wait())
         return tree.files
 
+    async def names(self) -> list[str]:
+        """Return the names in this directory, sorted, of files and directories; one block is read.
+
+        Raises:
+            InvalidInput: it is a file.
+        """
+        node = await self._node(self.root) if self.is_directory else None
+        if not isinstance(node, DirectoryNode):
+            raise InvalidInput(f"{self.root} is no directory", cid=self.root)
+        return [entry.name for entry in node.entries]
+
     async def segments(self, lengths: Sequence[int]) -> list[CID]:
         """Return the root of each segment of this file, which is cut into `lengths`, in bytes.
 

@@ -12,8 +12,7 @@ are read straight into their own memory, a few pieces at a time.
 from __future__ import annotations
 
 import os
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import trio
 
@@ -23,7 +22,13 @@ from lattica.codec import array_view, numpy_dtype, tensor_bytes, writable_view
 from lattica.content import NotCutSo, Segment, build_in_thread, segment_cid
 from lattica.errors import InvalidInput
 
-from ._safetensors import LENGTH_BYTES, MAX_HEADER_BYTES, header_size, parse_header
+from ._safetensors import (
+    LENGTH_BYTES,
+    MAX_HEADER_BYTES,
+    SafetensorsError,
+    header_size,
+    parse_header,
+)
 from ._select import Portion, portion, select
 from ._view import (
     FileView,
@@ -39,20 +44,15 @@ from ._view import (
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from lattica.cid import CID
     from lattica.codec import Array
 
 _PIECE_BYTES = 8 << 20  # of a tensor read at once: whole leaves, where the tensor begins with one
 _PIECES = 4  # read at the same time
-_HEADER_AHEAD = 64 << 10  # bytes read with the length of the header: most headers are shorter
+_MARK_BYTES = 256  # by which a pickle is known
 _HEADERS_AT_ONCE = 16
-
-
-class _Named(Protocol):
-    @property
-    def path(self) -> str:
-        """Where it is, relative to the folder, with `/`."""
 
 
 class Reader(Protocol):
@@ -70,11 +70,11 @@ class Reader(Protocol):
     async def segments(self, lengths: Sequence[int]) -> list[CID]:
         """Return the root of each segment. Raises NotCutSo."""
 
-    async def files(self) -> Sequence[_Named]:
-        """Return the files below a folder."""
+    async def names(self) -> list[str]:
+        """Return the names in a folder."""
 
     async def open(self, path: str) -> Reader:
-        """Return a reader of a file below a folder."""
+        """Return a reader of what is at `path` below a folder."""
 
 
 class TensorReader:
@@ -327,7 +327,7 @@ async def open_tensors(reader: Reader, *, cids: bool = True) -> TensorReader:
     weight_map = None
     files = [""]
     if reader.is_directory:
-        index, files = checkpoint_files([file.path for file in await reader.files()])
+        index, files = checkpoint_files(await reader.names())
         if index is not None:
             weight_map = parse_shard_index(await _read_whole(await reader.open(index)))
             files = sorted(set(weight_map.values()))
@@ -349,16 +349,15 @@ async def open_tensors(reader: Reader, *, cids: bool = True) -> TensorReader:
 
 async def _view(reader: Reader, file: str, *, cids: bool) -> FileView:
     size = reader.size
-    start = bytearray(min(_HEADER_AHEAD, size))
-    await reader.read(0, len(start), out=memoryview(start))
-    refuse_pickle(bytes(start[:256]), file)
-    length = header_size(bytes(start[:LENGTH_BYTES]), size)
-    header = bytearray(length)
-    known = min(length, len(start))
-    header[:known] = start[:known]
-    if length > known:
-        await reader.read(known, length - known, out=memoryview(header)[known:])
-    parsed = await trio.to_thread.run_sync(parse_header, bytes(header), size)
+    # Of a file that is cut, the first leaf is the header's: reading ahead would fetch another.
+    start = await _read_some(reader, 0, min(LENGTH_BYTES, size))
+    try:
+        length = header_size(start, size)
+    except SafetensorsError:
+        refuse_pickle(await _read_some(reader, 0, min(_MARK_BYTES, size)), file)
+        raise
+    header = await _read_some(reader, 0, length)
+    parsed = await trio.to_thread.run_sync(parse_header, header, size)
     view = view_file(parsed, size, file)
     if not cids:
         return view
@@ -371,8 +370,12 @@ async def _view(reader: Reader, file: str, *, cids: bool) -> FileView:
 async def _read_whole(reader: Reader) -> bytes:
     if reader.size > MAX_HEADER_BYTES:
         raise MalformedCheckpoint(f"an index of {reader.size} bytes, limit {MAX_HEADER_BYTES}")
-    data = bytearray(reader.size)
-    await reader.read(0, reader.size, out=memoryview(data))
+    return await _read_some(reader, 0, reader.size)
+
+
+async def _read_some(reader: Reader, offset: int, length: int) -> bytes:
+    data = bytearray(length)
+    await reader.read(offset, length, out=memoryview(data))
     return bytes(data)
 
 
@@ -388,12 +391,6 @@ def _same_tensors(chosen: Sequence[Portion], base: Mapping[str, Any]) -> dict[st
         if segment_cid(found.data, HashFunction(info.cid.hash_function)) == info.cid:
             kept[info.name] = base[info.name]
     return kept
-
-
-class LocalFile(NamedTuple):
-    """A file below a folder."""
-
-    path: str  # relative to the folder, with "/"
 
 
 class LocalReader:
@@ -424,9 +421,9 @@ class LocalReader:
         built = await build_in_thread(self._path, segments=[Segment(one) for one in lengths])
         return [segment.root for segment in built.files[0].segments]
 
-    async def files(self) -> list[LocalFile]:
-        """Return the files below a folder."""
-        return await trio.to_thread.run_sync(_files_below, self._path)
+    async def names(self) -> list[str]:
+        """Return the names in a folder."""
+        return await trio.to_thread.run_sync(os.listdir, self._path)
 
     async def open(self, path: str) -> LocalReader:
         """Return a reader of a file below a folder."""
@@ -441,11 +438,3 @@ def _pread(path: Path, offset: int, out: memoryview) -> None:
             if not count:
                 raise MalformedCheckpoint(f"{path} has become shorter while it was read")
             out = out[count:]
-
-
-def _files_below(root: Path) -> list[LocalFile]:
-    return [
-        LocalFile((Path(folder) / name).relative_to(root).as_posix())
-        for folder, _, names in os.walk(root)
-        for name in names
-    ]

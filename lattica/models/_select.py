@@ -84,9 +84,9 @@ def cover(shape: Sequence[int], key: Any) -> Cover:
     outer = keys[0]
     assert isinstance(outer, slice)
     taken = range(*outer.indices(left[0]))
-    low, high = (min(taken), max(taken) + 1) if taken else (0, 0)
+    low, last = sorted((taken[0], taken[-1])) if taken else (0, -1)  # `min` would count through
     first += low * math.prod(left[1:])
-    left[0] = high - low
+    left[0] = last + 1 - low
     keys[0] = slice(None, None, taken.step)
     index = None if all(one == slice(None, None, None) for one in _plain(keys)) else tuple(keys)
     return Cover(first, tuple(left), index)

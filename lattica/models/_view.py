@@ -145,24 +145,24 @@ def parse_shard_index(data: bytes) -> dict[str, str]:
     return {name: files[file] for name, file in names.items()}
 
 
-def checkpoint_files(paths: Sequence[str]) -> tuple[str | None, list[str]]:
-    """Of the files of a folder, return the index of the shards, or else the safetensors files.
+def checkpoint_files(names: Sequence[str]) -> tuple[str | None, list[str]]:
+    """Of the names in a folder, return the index of the shards, or else the safetensors files.
 
     Raises:
         MalformedCheckpoint: no safetensors file, or several indexes.
     """
-    indexes = [path for path in paths if path.endswith(INDEX_SUFFIX) and "/" not in path]
+    indexes = [name for name in names if name.endswith(INDEX_SUFFIX)]
     if len(indexes) > 1:
         raise MalformedCheckpoint(
             f"several checkpoints: {', '.join(indexes)}", hint="name one of their files"
         )
     if indexes:
         return indexes[0], []
-    files = sorted(path for path in paths if path.endswith(SUFFIX))
+    files = sorted(name for name in names if name.endswith(SUFFIX))
     if not files or len(files) > MAX_SHARDS:
         raise MalformedCheckpoint(
             f"{len(files)} safetensors files" if files else "there is no safetensors file",
-            hint="name a folder or a file in the object that is one checkpoint",
+            hint="name the folder or the file in the object that is a checkpoint",
         )
     return None, files
 
