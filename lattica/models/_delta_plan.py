@@ -50,8 +50,8 @@ def cheapest_chain(
         The chain with the fewest bytes, or None where none is below the limit.
     """
     into: defaultdict[CID, list[DeltaLink]] = defaultdict(list)
-    for link in links:
-        into[link.result].append(link)
+    for one in links:
+        into[one.result].append(one)
     onwards: dict[CID, DeltaLink] = {}  # the first link of the best way from a version
     queue: list[tuple[int, int, CID, DeltaLink | None]] = [(0, 0, wanted, None)]
     settled: set[CID] = set()
@@ -65,11 +65,11 @@ def cheapest_chain(
             onwards[version] = link
         if version in held:
             return _follow(version, wanted, onwards)
-        for before in into[version]:
-            total = cost + before.size
-            if total < limit and before.base not in settled:
+        for way in into[version]:
+            total = cost + way.size
+            if total < limit and way.base not in settled:
                 pushed += 1  # breaks ties in the order given; CIDs are not compared
-                heapq.heappush(queue, (total, pushed, before.base, before))
+                heapq.heappush(queue, (total, pushed, way.base, way))
     return None
 
 

@@ -51,8 +51,8 @@ def test_no_other_way_is_shorter(links: list[DeltaLink], held: set[CID]) -> None
     for start in held:
         between = [version for version in VERSIONS if version not in (start, wanted)]
         for count in range(len(between) + 1):
-            for middle in permutations(between, count):
-                costs.append(_cost([start, *middle, wanted], links))
+            middles = permutations(between, count)
+            costs += [_cost([start, *middle, wanted], links) for middle in middles]
     best = min(costs, default=LIMIT)
     if chain is None:
         assert best >= LIMIT
