@@ -72,12 +72,15 @@ from ._values import (
     Availability as Availability,
     Damage as Damage,
     DestinationTaken as DestinationTaken,
+    Kept as Kept,
     NamedSegment as NamedSegment,
     ObjectState as ObjectState,
+    QuotaExceeded as QuotaExceeded,
     StorageError as StorageError,
     StoredObject as StoredObject,
     StoreError as StoreError,
     StoreLocked as StoreLocked,
+    Usage as Usage,
     VerifyReport as VerifyReport,
 )
 from ._walk import (

@@ -54,6 +54,7 @@ class Download:
         root: what is received.
         destination: where it will be.
         part_path: where it is until then, beside the destination.
+        owned: whether it is written into the store, for the store to keep or to drop.
     """
 
     def __init__(
@@ -64,12 +65,15 @@ class Download:
         sources: Sources,
         reader: Reader,
         overwrite: bool,
+        owned: bool,
+        reserve: Callable[[int], None],
         on_close: Callable[[Download], None],
     ) -> None:
         self.root, self.destination, self.part_path = row.root, row.destination, row.part_path
-        self.id, self._object = row.id, row.object
+        self.id, self.owned, self._object = row.id, owned, row.object
         self._inode = row.inode
         self._index, self._sources, self._reader = index, sources, reader
+        self._reserve = reserve
         self._overwrite, self._on_close = overwrite, on_close
         self._parts: dict[str, PartFile] = {}
         self._files_open: OpenFiles[None] = OpenFiles(_MAX_OPEN)
@@ -80,6 +84,15 @@ class Download:
         """Remember an index block, which `Walker` or `Tree` has checked, for a resume."""
         with self._index.writing() as transaction:
             transaction.put_blocks(self._object, [(cid, block)])
+
+    def reserve(self, size: int) -> None:
+        """*Slow.* Make room for `size` bytes in all, where the store has a bound: see `Room`.
+
+        Raises:
+            QuotaExceeded: what is pinned leaves too little.
+        """
+        if self.owned:
+            self._reserve(size)
 
     def open_part(self, leaves: LeafTable, path: str = "") -> PartFile:
         """*Slow.* Open, or make at its full size with holes, the file at `path` in the object.
@@ -217,7 +230,7 @@ class Download:
                 transaction.update_part(known, stamp)
             return known
         with self._index.writing() as transaction:
-            source = transaction.put_part(target, stamp, self.id)
+            source = transaction.put_part(target, stamp, self.id, owned=self.owned)
         put_leaves(
             self._index, ((source, leaf.offset, leaf.multihash, leaf.length, 1) for leaf in leaves)
         )
@@ -255,6 +268,7 @@ def recover(index: Index) -> None:
 def adopt(index: Index, row: DownloadRow, name: str | None) -> StoredObject:
     """Turn a download that stands at its destination into an object that is served from there."""
     files = [file for file in index.files(row.object) if file.source.download == row.id]
+    pinned = any(stored.pinned for _, stored in index.objects(row.root))
     kind = Kind.DIRECTORY if row.destination.is_dir() else Kind.FILE
     stamps = {file.path: Stamp.of((row.destination / file.path).stat()) for file in files}
     stored = StoredObject(
@@ -264,7 +278,7 @@ def adopt(index: Index, row: DownloadRow, name: str | None) -> StoredObject:
         name=row.destination.name if name is None else name,
         path=row.destination,
         added=time.time(),
-        pinned=False,
+        pinned=pinned,
         state=ObjectState.COMPLETE,
     )
     with index.writing() as transaction:

@@ -21,6 +21,7 @@ from ._rows import (
     SOURCE_COLUMNS,
     DownloadRow,
     FileRow,
+    OwnedRow,
     Place,
     SourceRow,
     file_of,
@@ -119,6 +120,37 @@ class Index:
         """Return one source."""
         rows = self._rows(f"SELECT {SOURCE_COLUMNS} FROM sources s WHERE s.id = ?", (source,))
         return source_of(rows[0]) if rows else None
+
+    def owned(self) -> list[OwnedRow]:
+        """Return the objects that the store has bytes of its own for, the least used first."""
+        rows = self._rows(
+            """SELECT o.id, o.root, o.pinned, max(o.used, o.added), sum(t.size), t.download
+               FROM objects o JOIN (
+                   SELECT DISTINCT f.object, s.id, s.size, s.download
+                   FROM files f JOIN sources s ON s.id = f.source WHERE s.owned = 1
+               ) t ON t.object = o.id
+               GROUP BY o.id, t.download ORDER BY 4, o.id"""
+        )
+        return [OwnedRow(row[0], CID.from_bytes(row[1]), bool(row[2]), *row[3:]) for row in rows]
+
+    def file_bytes(self) -> int:
+        """Return how large the database is, its log included."""
+        return sum(
+            path.stat().st_size
+            for path in (self._path, self._path.with_name(self._path.name + "-wal"))
+            if path.exists()
+        )
+
+    def compact(self) -> None:
+        """*Slow.* Give the space of deleted rows back to the disk."""
+        with self._write_lock, store_errors(self._path):
+            self._writer.execute("VACUUM")
+            self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+    def owned_sources(self) -> list[SourceRow]:
+        """Return the files that belong to the store."""
+        rows = self._rows(f"SELECT {SOURCE_COLUMNS} FROM sources s WHERE s.owned = 1")
+        return [source_of(row) for row in rows]
 
     def owned_paths(self) -> set[Path]:
         """Return the paths of all files that belong to the store."""

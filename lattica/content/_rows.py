@@ -71,6 +71,26 @@ class DownloadRow:
     finishing: bool
 
 
+class OwnedRow(NamedTuple):
+    """An object and the bytes that the store keeps for it.
+
+    Attributes:
+        object: its number.
+        root: its identifier.
+        pinned: whether it is to be kept.
+        used: when it was read last, or added, in seconds since the epoch.
+        size: bytes of the store's own files; of a download, what they will have.
+        download: the download that still writes them, if any.
+    """
+
+    object: int
+    root: CID
+    pinned: bool
+    used: float
+    size: int
+    download: int | None
+
+
 SOURCE_COLUMNS = (  # what `source_of` reads, of `sources s`
     "s.id, s.path, s.size, s.mtime_ns, s.inode, s.device, s.changed, s.owned, s.download"
 )

@@ -13,7 +13,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _APPLICATION_ID = 0x4C415454  # "LATT"
-_VERSION = 1
+_VERSION = 2
+_MIGRATIONS = {  # from each version to the next
+    1: "ALTER TABLE objects ADD COLUMN used REAL NOT NULL DEFAULT 0;",
+}
 _SCHEMA = """
 CREATE TABLE objects (
     id INTEGER PRIMARY KEY,
@@ -24,7 +27,8 @@ CREATE TABLE objects (
     path BLOB NOT NULL,
     added REAL NOT NULL,
     pinned INTEGER NOT NULL,
-    complete INTEGER NOT NULL  -- 0 until every leaf has been here at once
+    complete INTEGER NOT NULL,  -- 0 until every leaf has been here at once
+    used REAL NOT NULL DEFAULT 0  -- when something of it was read last, about
 ) STRICT;
 CREATE TABLE blocks (multihash BLOB PRIMARY KEY, data BLOB NOT NULL) STRICT;
 CREATE TABLE object_blocks (
@@ -130,6 +134,10 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     application = connection.execute("PRAGMA application_id").fetchone()[0]
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     if (application, version) == (_APPLICATION_ID, _VERSION):
+        return
+    if application == _APPLICATION_ID and version in _MIGRATIONS:
+        steps = "".join(_MIGRATIONS[number] for number in range(version, _VERSION))
+        connection.executescript(f"BEGIN; {steps} PRAGMA user_version = {_VERSION}; COMMIT;")
         return
     if application == _APPLICATION_ID:
         raise StoreError(

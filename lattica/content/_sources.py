@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -62,11 +63,13 @@ class Sources:
 
     Attributes:
         changed: sources found to be no longer what was shared, and not yet noted in the index.
+        used: when each source was read last, in seconds since the epoch, not yet noted either.
     """
 
     def __init__(self, load: Callable[[int], SourceRow | None], max_open: int) -> None:
         """Read files that `load` tells of by number; keep at most about `max_open` of them open."""
         self.changed: set[int] = set()
+        self.used: dict[int, float] = {}
         self._load = load
         self._open: OpenFiles[SourceRow] = OpenFiles(max_open)
         self._damaged: dict[int, set[int]] = {}  # offsets of leaves that failed their hash
@@ -79,6 +82,7 @@ class Sources:
         """
         if source in self.changed:
             return False
+        self.used[source] = time.time()
         with self._open.using(source, partial(self._open_source, source)) as file:
             if file is None or not self._unchanged(file.about):
                 return False
@@ -115,7 +119,14 @@ class Sources:
         with self._lock:
             self.changed.discard(source)
             self._damaged.pop(source, None)
+            self.used.pop(source, None)
         self._open.forget(source)
+
+    def take_used(self) -> dict[int, float]:
+        """Return `used`, which begins anew."""
+        with self._lock:
+            used, self.used = self.used, {}
+        return used
 
     def close(self) -> None:
         """Close every file."""

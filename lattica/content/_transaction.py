@@ -40,7 +40,8 @@ class Transaction:
         """Add an object that is not here yet, unless it is; returns its row number."""
         self._connection.execute(
             """INSERT INTO objects (root, kind, size, name, path, added, pinned, complete)
-               VALUES (?, ?, ?, ?, ?, ?, ?, 0) ON CONFLICT (root) DO NOTHING""",
+               VALUES (?, ?, ?, ?, ?, ?, ?, 0)
+               ON CONFLICT (root) DO UPDATE SET pinned = max(pinned, excluded.pinned)""",
             object_values(stored),
         )
         return self._number("SELECT id FROM objects WHERE root = ?", (bytes(stored.root),))
@@ -48,6 +49,24 @@ class Transaction:
     def pin(self, object_id: int, pinned: bool) -> None:
         """Note whether an object is to be kept when space is needed."""
         self._connection.execute("UPDATE objects SET pinned = ? WHERE id = ?", (pinned, object_id))
+
+    def note_used(self, sources: Iterable[tuple[int, float]]) -> None:
+        """Note when something of the objects at some sources was read: number, time."""
+        self._connection.executemany(
+            """UPDATE objects SET used = max(used, ?2)
+               WHERE id IN (SELECT object FROM files WHERE source = ?1)""",
+            sources,
+        )
+
+    def drop_owned(self, object_id: int) -> bool:
+        """Take an object from the store's own copies of it. Returns whether all of it is left."""
+        self._connection.execute(
+            """DELETE FROM files WHERE object = ?
+               AND source IN (SELECT id FROM sources WHERE owned = 1)""",
+            (object_id,),
+        )
+        left = self._number("SELECT count(*) FROM files WHERE object = ?", (object_id,))
+        return left > 0
 
     def delete_object(self, object_id: int) -> None:
         """Delete an object and the index blocks that only it has."""
@@ -91,12 +110,12 @@ class Transaction:
             (encoded, *stamp, owned),
         )
 
-    def put_part(self, path: Path, stamp: Stamp, download: int) -> int:
+    def put_part(self, path: Path, stamp: Stamp, download: int, *, owned: bool) -> int:
         """Note a file that `download` writes."""
         return self._number(
             """INSERT INTO sources (path, size, mtime_ns, inode, device, changed, owned, download)
-               VALUES (?, ?, ?, ?, ?, 0, 0, ?) RETURNING id""",
-            (os.fsencode(path), *stamp, download),
+               VALUES (?, ?, ?, ?, ?, 0, ?, ?) RETURNING id""",
+            (os.fsencode(path), *stamp, owned, download),
         )
 
     def update_part(self, source: int, stamp: Stamp) -> None:
@@ -119,6 +138,12 @@ class Transaction:
             """UPDATE sources SET path = ?, size = ?, mtime_ns = ?, inode = ?, device = ?,
                changed = 0, download = NULL WHERE id = ?""",
             (os.fsencode(path), *stamp, source),
+        )
+
+    def move_source(self, source: int, path: Path) -> None:
+        """Note that a source stands elsewhere, as it was."""
+        self._connection.execute(
+            "UPDATE sources SET path = ? WHERE id = ?", (os.fsencode(path), source)
         )
 
     def mark_changed(self, sources: Iterable[int]) -> None:

@@ -6,7 +6,7 @@ import enum
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lattica.errors import InvalidInput, LatticaError
+from lattica.errors import InvalidInput, LatticaError, LimitExceeded
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,6 +42,14 @@ class DestinationTaken(InvalidInput):
 
     code = "destination-taken"
     hint = "choose another destination, move away what is there, or overwrite a file with --force"
+
+
+class QuotaExceeded(LimitExceeded):
+    """The store may not grow so far, and what it would have to drop is pinned or in use."""
+
+    code = "quota"
+    retryable = False
+    hint = "raise --quota, or unpin something: `lattica du` shows what is kept"
 
 
 class Absent(enum.Enum):
@@ -82,6 +90,43 @@ class StoredObject:
     added: float
     pinned: bool
     state: ObjectState
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What the store keeps bytes of its own for.
+
+    Attributes:
+        root: the object.
+        size: bytes of the store's own files; of a download, what they will have.
+        pinned: whether it is kept when space is needed.
+        used: when it was read last, or added, in seconds since the epoch.
+    """
+
+    root: CID
+    size: int
+    pinned: bool
+    used: float
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """How much of the disk the store uses.
+
+    Attributes:
+        quota: most bytes that it may use; None: no bound.
+        index_bytes: of its database.
+        kept: the objects that it has bytes of its own for, the least used first.
+    """
+
+    quota: int | None
+    index_bytes: int
+    kept: tuple[Kept, ...]
+
+    @property
+    def used_bytes(self) -> int:
+        """All of it."""
+        return self.index_bytes + sum(kept.size for kept in self.kept)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +173,7 @@ class Damage:
         offset: of the first content byte that is affected, in the file.
         length: content bytes affected, as far as the index tells.
         reason: what is wrong.
+        place: where the file is on disk; None for a block of the index.
     """
 
     cid: CID
@@ -135,6 +181,7 @@ class Damage:
     offset: int
     length: int
     reason: str
+    place: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)

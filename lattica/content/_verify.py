@@ -26,18 +26,21 @@ if TYPE_CHECKING:
     from ._rows import FileRow
     from ._sources import Sources
 
-_MAX_LISTED = 1000  # damages in a report; more are counted
-
 
 def verify(
-    index: Index, sources: Sources, object_id: int, root: CID, progress: Progress | None
+    index: Index,
+    sources: Sources,
+    object_id: int,
+    root: CID,
+    progress: Progress | None,
+    most: int,
 ) -> VerifyReport:
     """Hash the index blocks and leaves of a complete object, in every place where it is.
 
     A file that is sound in one place is sound. A place that is sound although it looked changed is
-    served again; one that is not, is not.
+    served again; one that is not, is not. At most `most` damages are listed.
     """
-    check = _Check(index, sources, progress)
+    check = _Check(index, sources, progress, most)
     files: dict[str, list[FileRow]] = {}
     for file in index.files(object_id):
         if file.source.download is None:
@@ -55,6 +58,7 @@ class _Check:
     index: Index
     sources: Sources
     progress: Progress | None
+    most: int
     checked_bytes: int = 0
     damaged_count: int = 0
     damaged: list[Damage] = field(default_factory=list)
@@ -63,7 +67,7 @@ class _Check:
     def note(self, damages: list[Damage]) -> None:
         """Report damages."""
         self.damaged_count += len(damages)
-        self.damaged += damages[: _MAX_LISTED - len(self.damaged)]
+        self.damaged += damages[: self.most - len(self.damaged)]
 
     def directories(self, root: CID, files: set[CID]) -> None:
         """Check the directories of the object; the index of each of `files` is checked with it."""
@@ -90,7 +94,8 @@ class _Check:
         except OSError as error:
             self.sources.changed.add(source.id)
             reason = f"cannot open {source.path}: {error.strerror}"
-            return [Damage(file.root, file.path, 0, source.stamp.size, reason)]
+            size = source.stamp.size
+            return [Damage(file.root, file.path, 0, size, reason, source.path)]
         try:
             before = Stamp.of(os.fstat(descriptor))
             self.sources.forget(source.id)
@@ -140,7 +145,8 @@ class _Check:
             data, rest = rest[: leaf.length], rest[leaf.length :]
             if len(data) != leaf.length or not leaf.cid.matches(data):
                 self.sources.note_damaged(file.source.id, leaf.offset)
-                yield Damage(leaf.cid, file.path, leaf.offset, leaf.length, reason)
+                place = file.source.path
+                yield Damage(leaf.cid, file.path, leaf.offset, leaf.length, reason, place)
         self.checked_bytes += size
         if self.progress is not None:
             self.progress(size)

@@ -25,9 +25,11 @@ from ._bans import Bans
 from ._blocks import Blocks
 from ._compress import Compress, LeafPacker
 from ._dag import LeafTable
+from ._events import Fetched
 from ._fetchers import Fetchers
 from ._messages import HEAD_SIZE, PROTOCOL, Status, unpack_bitmap
 from ._ranges import open_object
+from ._repair import repair
 from ._serve import Conversation, TooManyStreams, converse
 from ._traffic import ExchangeLimits, ExchangeStats
 from ._unixfs import DagError
@@ -43,15 +45,17 @@ if TYPE_CHECKING:
     from lattica.identity import PeerId
     from lattica.transport import Mesh, PeerInfo, Stream
 
-    from ._build import Segments
-    from ._events import Fetched, FetchEvent
+    from ._build import Progress, Segments
+    from ._events import FetchEvent
     from ._ranges import ObjectReader
     from ._reading import BlockBatch
     from ._serve import Gains
+    from ._values import VerifyReport
     from .bitswap import Bitswap
     from .store import Store
 
 _READERS = 4  # worker threads that read for all streams: more do not make two cores faster
+_REPAIR_CACHE_BYTES = 16 << 20  # of blocks kept while an object is mended
 _MAX_TABLES = 8  # files whose leaves were asked for by range lately
 _MAX_TABLE_LEAVES = 1 << 20  # of all of them: 40 MiB; larger files are asked for by hash
 
@@ -118,7 +122,21 @@ class Exchange:
             StorageError: the disk refuses, or has no room (DiskFull).
             DagError: the object itself is malformed.
         """
-        fetch = Fetch(
+        fetch = self._fetch(root, destination, patience, progress)
+        return await self._run(
+            fetch, providers, more, overwrite=overwrite, name=name, segments=segments
+        )
+
+    def _fetch(
+        self,
+        root: CID,
+        destination: Path,
+        patience: float,
+        progress: Callable[[FetchEvent], object] | None,
+        *,
+        pinned: bool = False,
+    ) -> Fetch:
+        return Fetch(
             self._mesh,
             self._store,
             root,
@@ -130,15 +148,93 @@ class Exchange:
             patience=patience,
             progress=progress,
             bitswap=self._bitswap,
+            pinned=pinned,
         )
-        first = self._fetches.setdefault(root, fetch)
+
+    async def _run(
+        self,
+        fetch: Fetch,
+        providers: Iterable[PeerInfo],
+        more: AsyncIterable[PeerInfo] | None,
+        *,
+        overwrite: bool = False,
+        name: str | None = None,
+        segments: Segments | None = None,
+    ) -> Fetched:
+        first = self._fetches.setdefault(fetch.root, fetch)
         try:
             return await fetch.run(
                 providers, more, overwrite=overwrite, name=name, segments=segments
             )
         finally:
             if first is fetch:
-                del self._fetches[root]
+                del self._fetches[fetch.root]
+
+    async def fetch_to_store(
+        self,
+        root: CID,
+        *,
+        providers: Iterable[PeerInfo] = (),
+        more: AsyncIterable[PeerInfo] | None = None,
+        name: str | None = None,
+        pinned: bool = False,
+        patience: float = 30.0,
+        progress: Callable[[FetchEvent], object] | None = None,
+    ) -> Fetched:
+        """Fetch `root` for the store to keep, as long as its quota allows or while it is pinned.
+
+        What is here already, in whatever place, stays there; what of it is damaged is mended.
+
+        Args:
+            root: a file or a directory.
+            providers: as `fetch`.
+            more: as `fetch`.
+            name: what the store lists the object as.
+            pinned: keep it when others need the room.
+            patience: as `fetch`.
+            progress: as `fetch`.
+
+        Raises:
+            QuotaExceeded: what is pinned, or running, leaves too little room.
+            Else as `fetch`.
+        """
+        stored = await trio.to_thread.run_sync(self._store.object, root)
+        if stored is not None and stored.state is not ObjectState.PARTIAL:
+            if stored.state is ObjectState.CHANGED:
+                await self.repair(root, providers=providers, more=more, patience=patience)
+            if pinned:
+                await trio.to_thread.run_sync(self._store.pin, root)
+            found = await trio.to_thread.run_sync(self._store.object, root)
+            return Fetched(found or stored, 0)
+        destination = self._store.cache_path(root)
+        fetch = self._fetch(root, destination, patience, progress, pinned=pinned)
+        return await self._run(fetch, providers, more, name=name or str(root))
+
+    async def repair(
+        self,
+        root: CID,
+        *,
+        providers: Iterable[PeerInfo] = (),
+        more: AsyncIterable[PeerInfo] | None = None,
+        patience: float = 30.0,
+        progress: Progress | None = None,
+    ) -> tuple[VerifyReport, int]:
+        """Hash an object, and write what is damaged anew, in place, from peers.
+
+        Files become again what they were when they were shared: changes made since are undone.
+        Peers are asked only if something is damaged that is nowhere else here. Cancelled or killed,
+        what was sound is as it was.
+
+        Returns:
+            How it is in the end, and how many content bytes were mended.
+
+        Raises:
+            NotFound: it is not here. InvalidInput: it is not here whole.
+            NoProvider, ProvidersLost, IntegrityError, FetchStalled: as `fetch`.
+            StorageError: the disk refuses.
+        """
+        async with self._blocks(root, providers, more, patience, _REPAIR_CACHE_BYTES) as blocks:
+            return await repair(self._store, blocks, root, progress)
 
     @asynccontextmanager
     async def open(
@@ -171,6 +267,18 @@ class Exchange:
             NoProvider, ProvidersLost, IntegrityError, SourceChanged, FetchStalled: as `fetch`.
         """
         check_root(root)
+        async with self._blocks(root, providers, more, patience, cache_bytes) as blocks:
+            yield await open_object(blocks, root, path)
+
+    @asynccontextmanager
+    async def _blocks(
+        self,
+        root: CID,
+        providers: Iterable[PeerInfo],
+        more: AsyncIterable[PeerInfo] | None,
+        patience: float,
+        cache_bytes: int,
+    ) -> AsyncIterator[Blocks]:
         blocks = Blocks(
             self._mesh,
             self._store,
@@ -187,7 +295,7 @@ class Exchange:
         )
         async with private_nursery() as nursery:
             nursery.start_soon(blocks.run)
-            yield await open_object(blocks, root, path)
+            yield blocks
             nursery.cancel_scope.cancel()
 
     def note_gains(self) -> None:

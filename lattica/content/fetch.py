@@ -72,10 +72,11 @@ class Fetch:
         patience: float,
         progress: Callable[[FetchEvent], object] | None,
         bitswap: Bitswap | None = None,
+        pinned: bool = False,
     ) -> None:
         self.root, self.version = root, 0
         self._destination, self._store, self._stats = destination.absolute(), store, stats
-        self._progress = progress
+        self._progress, self._pinned = progress, pinned
         self._providers = Providers(
             mesh, root, self, limits, encodings, bans, patience, bitswap=bitswap
         )
@@ -140,7 +141,13 @@ class Fetch:
         overwrite: bool,
         name: str | None,
     ) -> StoredObject:
-        begin = partial(self._store.download, self.root, self._destination, overwrite=overwrite)
+        begin = partial(
+            self._store.download,
+            self.root,
+            self._destination,
+            overwrite=overwrite,
+            pinned=self._pinned,
+        )
         with await trio.to_thread.run_sync(begin) as download:
             try:
                 await self._receive(download, providers, more)
@@ -179,6 +186,7 @@ class Fetch:
 
     def _lay_out(self, download: Download, index: IndexStage) -> LeafStage:
         """*Slow.* Make part files and directories; hash and copy what is here already."""
+        download.reserve(sum(table.size for table in index.tables))
         _check_room(download.part_path, index)
         for directory in ["", *index.directories] if index.is_directory else []:
             download.make_directory(directory)

@@ -4,7 +4,11 @@ A shared file is served in place: the index says at which offset of which file a
 asks the file whether it has changed and hashes the bytes before anybody sees them. Only content
 that has no file, or shall outlive it, is copied: one file each, in `files/` of the store.
 
-The directory of a store: `lock` (held by the one process that uses it), `index.sqlite`, `files/`.
+Objects can be fetched into the store itself, too: they lie in `cache/`, and with `files/` they are
+what a quota bounds (`_room`): the least used goes when something new needs the room.
+
+The directory of a store: `lock` (held by the one process that uses it), `index.sqlite`, `files/`
+and `cache/`.
 A process that is killed leaves it sound: rows are written after the files they name, and what no
 row names is swept away at the next start.
 
@@ -20,7 +24,7 @@ import os
 import secrets
 import threading
 import time
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -30,20 +34,24 @@ from lattica.errors import InvalidInput, NotFound
 
 from ._adding import copy_file, join_sources, label_file, put_source
 from ._build import Built, BuiltFile, Kind, Progress, Segments, build
-from ._download import Download, discard, part_path, recover, storage_errors
+from ._download import Download, discard, part_path, storage_errors
 from ._index import Index
 from ._reading import BlockBatch as BlockBatch, Reader
+from ._room import Room
 from ._rows import DownloadRow
 from ._sources import BufferPool, Sources
+from ._tidy import CACHE, FILES, forget_gone, sweep, tidy, unlink_owned
 from ._values import (
     Absent as Absent,
     Availability as Availability,
     DestinationTaken as DestinationTaken,
     NamedSegment as NamedSegment,
     ObjectState as ObjectState,
+    QuotaExceeded as QuotaExceeded,
     StorageError as StorageError,
     StoredObject as StoredObject,
     StoreLocked as StoreLocked,
+    Usage as Usage,
 )
 from ._verify import verify
 
@@ -51,7 +59,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from ._dag import Segment
-    from ._rows import SourceRow
+    from ._rows import OwnedRow, SourceRow
     from ._values import VerifyReport
 
 _ROOTS_PAGE = 1000  # rows read at a time by `provided`
@@ -66,7 +74,7 @@ class Store:
         path: its directory.
     """
 
-    def __init__(self, path: Path, lock: int, max_open_files: int) -> None:
+    def __init__(self, path: Path, lock: int, max_open_files: int, quota: int | None) -> None:
         self.path = path
         self._lock = lock
         self._index = Index(path / "index.sqlite")
@@ -76,30 +84,37 @@ class Store:
         # Serialises what works in several transactions, so that one does not sweep away the rows
         # that another is still joining together.
         self._upkeep = threading.Lock()
+        self._room = Room(self._index, self._sources, quota, self._evict)
+        self._evicted: list[CID] = []
 
     @classmethod
-    def open(cls, path: Path, *, max_open_files: int = 64) -> Self:
+    def open(cls, path: Path, *, max_open_files: int = 64, quota: int | None = None) -> Self:
         """*Slow.* Open, or make, the store in directory `path`.
 
         Args:
             path: a directory that belongs to the store alone.
             max_open_files: shared files kept open between reads.
+            quota: most bytes that the store may use for what is its own; None: no bound. Where it
+                uses more, the least used goes now; what is pinned never goes.
 
         Raises:
             StoreLocked: another process has it open; the message names it.
             StoreError: its index is damaged, or of another version.
             StorageError: the directory cannot be made or written.
         """
+        path = path.absolute()
         try:
-            (path / "files").mkdir(parents=True, exist_ok=True)
+            for part in (FILES, CACHE):
+                (path / part).mkdir(parents=True, exist_ok=True)
             lock = _lock(path)
         except OSError as error:
             raise StorageError(f"cannot use the store {path}: {error.strerror}") from error
         with ExitStack() as undo:
             undo.callback(os.close, lock)
-            store = cls(path, lock, max_open_files)
+            store = cls(path, lock, max_open_files, quota)
             undo.callback(store._index.close)
-            store._tidy()
+            tidy(store._index, path, store._drop)
+            store._room.shrink(())
             undo.pop_all()
         return store
 
@@ -110,6 +125,7 @@ class Store:
             last.callback(self._index.close)
             last.callback(self._sources.close)
             last.callback(self._note_changes)
+            last.callback(self._room.note_used)
             for download in list(self._downloads.values()):
                 last.callback(download.close)
 
@@ -132,9 +148,12 @@ class Store:
         Raises:
             SourceChanged: with `copy`, a file is no longer what was hashed.
             StorageError: with `copy`, the disk refuses.
+            QuotaExceeded: with `copy`, the store's bound leaves no room.
         """
         stored = _described(built, built.name if name is None else name, pinned)
         with self._upkeep:
+            if copy:
+                self._room.make(built.size, self._downloads)
             sources = [self._add_source(file, copy=copy) for file in built.files]
             self._drop(join_sources(self._index, stored, built, sources))
             self._forget(sources)
@@ -153,9 +172,11 @@ class Store:
 
         Raises:
             StorageError: the disk refuses.
+            QuotaExceeded: the store's bound leaves no room.
         """
         path = self._new_file()
         with self._upkeep:
+            self._room.make(len(data), self._downloads)
             with storage_errors(path), _removed_on_failure(path):
                 with path.open("xb") as file:
                     file.write(data)
@@ -227,6 +248,35 @@ class Store:
             self._drop(orphans)
         return True
 
+    def usage(self) -> Usage:
+        """*Slow.* Say what the store uses of the disk, and for which objects."""
+        with self._upkeep:
+            return self._room.usage()
+
+    def collect(self) -> tuple[int, list[CID]]:
+        """*Slow.* Collect garbage: forget objects whose files are gone, delete what nobody needs.
+
+        Keeps what is pinned, and to the quota. Returns how many bytes that freed, and the objects
+        that are no longer here.
+        """
+        with self._upkeep:
+            before = self._room.usage().used_bytes
+            gone = forget_gone(self._index, self._downloads)
+            with self._index.writing() as transaction:
+                orphans = transaction.take_orphans()
+            self._drop(orphans)
+            strays = sweep(self._index, self.path)
+            self._room.shrink(self._downloads)
+            self._index.compact()
+            evicted = [root for root in self._evicted if self.object(root) is None]
+            freed = before - self._room.usage().used_bytes
+        return max(0, freed) + strays, [*gone, *evicted]
+
+    def take_evicted(self) -> list[CID]:
+        """Return the objects that have made room for others since the last call."""
+        evicted, self._evicted = self._evicted, []
+        return evicted
+
     def provided(self) -> Iterator[bytes]:
         """Give the multihashes to provide: roots of complete objects and of named segments."""
         after = b""
@@ -274,8 +324,22 @@ class Store:
 
     # downloads
 
-    def download(self, root: CID, destination: Path, *, overwrite: bool = False) -> Download:
+    def cache_path(self, root: CID) -> Path:
+        """Return where in the store `root` goes when it is fetched for the store to keep."""
+        return self.path / CACHE / str(root)
+
+    def download(
+        self, root: CID, destination: Path, *, overwrite: bool = False, pinned: bool = False
+    ) -> Download:
         """*Slow.* Begin, or resume, receiving `root` into `destination`.
+
+        At `cache_path` it is the store's, to keep or to drop; anywhere else it is the user's.
+
+        Args:
+            root: what to receive.
+            destination: what to make.
+            overwrite: replace a file that stands there.
+            pinned: keep it when space is needed, from now on.
 
         Raises:
             DestinationTaken: `destination` exists (and is not to be overwritten), or another
@@ -292,24 +356,31 @@ class Store:
                 raise DestinationTaken(f"{destination} is being downloaded already")
             known = [row for row in rows if row.root == root]
             download = Download(
-                known[0] if known else self._begin_download(root, destination),
+                known[0] if known else self._begin_download(root, destination, pinned),
                 index=self._index,
                 sources=self._sources,
                 reader=self._reader,
                 overwrite=overwrite,
+                owned=self._owns(destination),
+                reserve=lambda size: self._reserve(download, size),
                 on_close=self._close_download,
             )
             self._downloads[download.id] = download
+        if pinned:
+            self.pin(root)
         return download
 
     # upkeep
 
-    def verify(self, root: CID, progress: Progress | None = None) -> VerifyReport:
+    def verify(
+        self, root: CID, progress: Progress | None = None, *, most: int = 1000
+    ) -> VerifyReport:
         """*Slow.* Hash every block of an object. What is sound again is served again.
 
         Args:
             root: the object.
             progress: called with bytes hashed; what it raises ends the check.
+            most: how many damages to list; all are counted.
 
         Raises:
             NotFound: it is not here.
@@ -318,7 +389,12 @@ class Store:
         number = self._number(root)
         if self._stored(root).state is ObjectState.PARTIAL:
             raise InvalidInput(f"{root} is not complete", cid=root, hint="finish the download")
-        return verify(self._index, self._sources, number, root, progress)
+        return verify(self._index, self._sources, number, root, progress, most)
+
+    def mend_index(self, root: CID, cid: CID, block: bytes) -> None:
+        """Put an index block of an object back, which has been checked."""
+        with self._index.writing() as transaction:
+            transaction.put_blocks(self._number(root), [(cid, block)])
 
     # inside
 
@@ -347,13 +423,20 @@ class Store:
 
     def _add_source(self, file: BuiltFile, *, copy: bool) -> int:
         if not copy:
-            return put_source(self._index, file, file.path, owned=False)
+            return put_source(self._index, file, file.path, owned=self._owns(file.path))
         path = self._new_file()
         with storage_errors(path), _removed_on_failure(path):
             copy_file(file, path)
             return put_source(self._index, file, path, owned=True)
 
-    def _begin_download(self, root: CID, destination: Path) -> DownloadRow:
+    def _owns(self, path: Path) -> bool:
+        return path.is_relative_to(self.path / CACHE)
+
+    def _reserve(self, download: Download, size: int) -> None:
+        with self._upkeep:
+            self._room.reserve(download.id, size, self._downloads)
+
+    def _begin_download(self, root: CID, destination: Path, pinned: bool) -> DownloadRow:
         stored = StoredObject(
             root=root,
             kind=Kind.FILE,
@@ -361,7 +444,7 @@ class Store:
             name=destination.name,
             path=destination,
             added=time.time(),
-            pinned=False,
+            pinned=pinned,
             state=ObjectState.PARTIAL,
         )
         target = part_path(destination, root)
@@ -372,9 +455,10 @@ class Store:
 
     def _close_download(self, download: Download) -> None:
         self._downloads.pop(download.id, None)
+        self._room.release(download.id)
 
     def _new_file(self) -> Path:
-        return self.path / "files" / secrets.token_hex(16)
+        return self.path / FILES / secrets.token_hex(16)
 
     def _forget(self, sources: Iterable[int]) -> None:
         for source in sources:
@@ -385,25 +469,26 @@ class Store:
         for orphan in orphans:
             self._sources.forget(orphan.id)
             if orphan.owned:
-                with suppress(OSError):  # the next start sweeps it away
-                    orphan.path.unlink()
+                unlink_owned(orphan.path, self.path)
+
+    def _evict(self, row: OwnedRow) -> None:
+        """Let go of what the store keeps for an object, and of the object if that was all of it."""
+        for download in self._index.downloads():
+            if download.id == row.download:
+                discard(self._index, download)
+        with self._index.writing() as transaction:
+            if not transaction.drop_owned(row.object):
+                transaction.delete_object(row.object)
+            orphans = transaction.take_orphans()
+        self._drop(orphans)
+        sweep(self._index, self.path)  # directories without files in them
+        self._evicted.append(row.root)
+        _log.info("%s made room", row.root)
 
     def _note_changes(self) -> None:
         if self._sources.changed:
             with self._index.writing() as transaction:
                 transaction.mark_changed(sorted(self._sources.changed))
-
-    def _tidy(self) -> None:
-        """Clear up after a process that was killed."""
-        recover(self._index)
-        with self._index.writing() as transaction:
-            orphans = transaction.take_orphans()
-        self._drop(orphans)
-        owned = self._index.owned_paths()
-        for path in (self.path / "files").iterdir():
-            if path not in owned:
-                _log.info("removing %s, which belongs to no object", path)
-                path.unlink(missing_ok=True)
 
 
 def _lock(path: Path) -> int:

@@ -1,0 +1,111 @@
+"""Clearing up: what no row names, what no file stands behind. After a kill, and when asked to."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ._download import discard, recover
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable
+
+    from lattica.cid import CID
+
+    from ._index import Index
+    from ._rows import SourceRow
+
+FILES, CACHE = "files", "cache"  # of a store: bytes that had no file, and fetched objects
+
+_log = logging.getLogger(__name__)
+
+
+def tidy(index: Index, folder: Path, drop: Callable[[Iterable[SourceRow]], None]) -> None:
+    """Clear up after a process that was killed, before anything else is done."""
+    _follow_move(index, folder)
+    recover(index)
+    with index.writing() as transaction:
+        orphans = transaction.take_orphans()
+    drop(orphans)
+    sweep(index, folder)
+
+
+def _follow_move(index: Index, folder: Path) -> None:
+    """Find the store's own files again where the whole store was moved."""
+    moved = []
+    for source in index.owned_sources():
+        if source.path.is_relative_to(folder):
+            continue
+        tail = _tail(source.path)
+        if tail is not None and (folder / tail).exists():
+            moved.append((source.id, folder / tail))
+    if moved:
+        with index.writing() as transaction:
+            for number, path in moved:
+                transaction.move_source(number, path)
+
+
+def _tail(path: Path) -> Path | None:
+    """Return the part of a path from `files` or `cache` of its store on."""
+    names = path.parts
+    places = [place for place, name in enumerate(names) if name in (FILES, CACHE)]
+    return Path(*names[places[-1] :]) if places else None
+
+
+def sweep(index: Index, folder: Path) -> int:
+    """Delete what stands in the store and no row names. Returns its bytes."""
+    named = index.owned_paths()
+    for row in index.downloads():
+        named |= {row.part_path, row.destination}  # the one becomes the other at any moment
+    keep = {path for owned in named for path in (owned, *owned.parents)}
+    return sum(
+        _delete(path)
+        for part in (FILES, CACHE)
+        for path in (folder / part).iterdir()
+        if path not in keep
+    )
+
+
+def forget_gone(index: Index, active: Collection[int]) -> list[CID]:
+    """Forget objects of which some file is nowhere any more, unless pinned; return their roots."""
+    gone: list[CID] = []
+    for row in index.downloads():
+        if row.id not in active and not os.path.lexists(row.part_path):
+            discard(index, row)
+    for number, stored in index.objects():
+        places: dict[str, bool] = {}
+        for file in index.files(number):
+            here = file.source.download is not None or file.source.path.exists()
+            places[file.path] = places.get(file.path, False) or here
+        if places and not all(places.values()) and not stored.pinned:
+            with index.writing() as transaction:
+                transaction.delete_object(number)
+            gone.append(stored.root)
+    return gone
+
+
+def unlink_owned(path: Path, folder: Path) -> None:
+    """Delete a file of the store, and the directories that this has left empty."""
+    with suppress(OSError):  # the next start sweeps it away
+        path.unlink()
+        for parent in path.parents:
+            if parent.parent == folder or not parent.is_relative_to(folder):
+                break
+            parent.rmdir()
+
+
+def _delete(path: Path) -> int:
+    _log.info("removing %s, which belongs to no object", path)
+    size = 0
+    with suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            size = sum(entry.lstat().st_size for entry in path.rglob("*") if entry.is_file())
+            shutil.rmtree(path)
+        else:
+            size = path.lstat().st_size
+            path.unlink()
+    return size
