@@ -1,4 +1,4 @@
-"""What the node does to read a part of an object: opened once for many reads, or written out."""
+"""What the node does to read parts of objects, and to say what its store keeps."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 import trio
 
 from lattica.content import DestinationTaken, StorageError
-from lattica.results import RangeRead
+from lattica.results import KeptObject, RangeRead, StoreUsage
 from lattica.transport import PeerInfo
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from lattica.content import ObjectReader
+    from lattica.content import ObjectReader, Usage
 
 _TAG = ".part"
 
@@ -74,6 +74,12 @@ async def write_range(
         with suppress(OSError):
             part.unlink()
     return RangeRead(reader.root, reader.path, path, offset, length)
+
+
+def usage_of(usage: Usage) -> StoreUsage:
+    """Return what the store uses, as results tell it."""
+    kept = (KeptObject(item.root, item.size, item.pinned, item.used) for item in usage.kept)
+    return StoreUsage(usage.quota, usage.used_bytes, usage.index_bytes, tuple(kept))
 
 
 def _absolute(path: Path | str) -> Path:

@@ -101,6 +101,31 @@ async def _get(node: AsyncNode, params: _Params, progress: ProgressCallback) -> 
     return fetched.to_json()
 
 
+async def _cache(node: AsyncNode, params: _Params, progress: ProgressCallback) -> Json:
+    fetched = await node.cache(
+        params.need("ref", str),
+        pin=params.get("pin", bool) or False,
+        peers=params.texts("peers"),
+        progress=progress,
+        timeout=params.get("timeout", float),
+    )
+    return fetched.to_json()
+
+
+async def _pin(node: AsyncNode, params: _Params, _progress: ProgressCallback) -> Json:
+    pinned = params.get("pinned", bool, True) or False
+    await node.pin(params.need("ref", str), pinned)
+    return {"ref": params.need("ref", str), "pinned": pinned}
+
+
+async def _usage(node: AsyncNode, _params: _Params, _progress: ProgressCallback) -> Json:
+    return (await node.usage()).to_json()
+
+
+async def _collect(node: AsyncNode, _params: _Params, _progress: ProgressCallback) -> Json:
+    return (await node.collect_garbage()).to_json()
+
+
 async def _read(node: AsyncNode, params: _Params, _progress: ProgressCallback) -> Json:
     read = await node.read_to(
         params.need("ref", str),
@@ -139,7 +164,11 @@ async def _swarm(node: AsyncNode, _params: _Params, _progress: ProgressCallback)
 
 async def _verify(node: AsyncNode, params: _Params, progress: ProgressCallback) -> Json:
     found = await node.verify(
-        params.need("ref", str), progress=progress, timeout=params.get("timeout", float)
+        params.need("ref", str),
+        repair=params.get("repair", bool) or False,
+        peers=params.texts("peers"),
+        progress=progress,
+        timeout=params.get("timeout", float),
     )
     return found.to_json()
 
@@ -148,6 +177,10 @@ METHODS: dict[str, Method] = {
     "status": _status,
     "share": _share,
     "get": _get,
+    "cache": _cache,
+    "pin": _pin,
+    "usage": _usage,
+    "collect": _collect,
     "read": _read,
     "peers": _peers,
     "ping": _ping,

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lattica._sizes import SizeError, parse_size
 from lattica.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ KEYS = {
         Key(
             "compress", "node", "auto", "leaves on the wire: on, off, auto (where the link is slow)"
         ),
+        Key("quota", "store", "", "what the store may keep of its own: 50G; empty: no bound"),
         Key("swarm", "node", "public", "whose announcements of shares are heard and made"),
     )
 }
@@ -260,4 +262,16 @@ def _check_compress(text: str, origin: str) -> None:
         raise ConfigError(f"{origin}: compress is {text!r}, expected one of {', '.join(COMPRESS)}")
 
 
-_CHECKS: dict[str, Callable[[str, str], object]] = {"log": parse_log, "compress": _check_compress}
+def parse_quota(text: str, origin: str = "quota") -> int | None:
+    """Return a quota in bytes; None of an empty text. Raises ConfigError."""
+    try:
+        return parse_size(text) if text.strip() else None
+    except SizeError as error:
+        raise ConfigError(f"{origin}: {error}", hint=error.hint) from None
+
+
+_CHECKS: dict[str, Callable[[str, str], object]] = {
+    "quota": parse_quota,
+    "log": parse_log,
+    "compress": _check_compress,
+}

@@ -30,7 +30,7 @@ from lattica._listen import default_addresses, remember
 from lattica._mdns import open_mdns
 from lattica._nursery import private_nursery
 from lattica._opened import Opening, OpenObject, look_inside
-from lattica._reads import Lookup, write_range
+from lattica._reads import Lookup, usage_of, write_range
 from lattica._reference import destination_of, read_reference, source_of
 from lattica._report import FetchReporter, reporter
 from lattica._swarm import Swarms
@@ -48,6 +48,7 @@ from lattica.identity import Identity, PeerId
 from lattica.models import cut_file
 from lattica.pubsub import open_pubsub
 from lattica.results import (
+    Collected,
     Damaged,
     Fetched,
     Peer,
@@ -57,6 +58,7 @@ from lattica.results import (
     SharedObject,
     Source,
     Status,
+    StoreUsage,
     Verification,
 )
 from lattica.ticket import Ticket, fitting, is_plain_name
@@ -106,6 +108,7 @@ async def open_node(
     bootstrap: Sequence[Multiaddr | str] | None = None,
     mdns: bool | None = None,
     compress: str | None = None,
+    quota: str | int | None = None,
     transports: Sequence[Transport] | None = None,
     dht_server: bool = True,
 ) -> AsyncIterator[AsyncNode]:
@@ -121,6 +124,7 @@ async def open_node(
         bootstrap: addresses, with `/p2p/…`, of peers to join the network through.
         mdns: find peers on the local network.
         compress: leaves on the wire: `on`, `off`, or `auto`, where the link is slow enough.
+        quota: most bytes that the store keeps of its own, a number or a text like `50G`.
         transports: what links are made of; TCP by default, memory in tests.
         dht_server: answer the DHT's questions; False for a visit of a few seconds.
 
@@ -135,13 +139,16 @@ async def open_node(
         "bootstrap": _texts(bootstrap),
         "mdns": mdns,
         "compress": compress,
+        "quota": None if quota is None else str(quota),
     }
     settings = config.load(os.environ, given, user_home=Path.home())
     bootstrap_peers = _addresses(settings.texts("bootstrap"))
     with open_home(settings.home) as owned:
         identity = await trio.to_thread.run_sync(Identity.load_or_create, owned.key)
         listening = _addresses(settings.texts("listen")) or default_addresses(owned)
-        with await trio.to_thread.run_sync(Store.open, owned.store) as store:
+        bound = config.parse_quota(settings.text("quota"))
+        open_store = partial(Store.open, owned.store, quota=bound)
+        with await trio.to_thread.run_sync(open_store) as store:
             async with (
                 open_mesh(
                     identity,
@@ -351,6 +358,47 @@ class AsyncNode:
             IntegrityError: only peers that sent wrong bytes are left to ask.
             InvalidInput: `ref` is neither, or something else stands at `destination`.
         """
+        return await self._obtain(
+            ref, partial(destination_of, destination), peers, overwrite, False, progress, timeout
+        )
+
+    async def cache(
+        self,
+        ref: Ticket | CID | str,
+        *,
+        pin: bool = False,
+        peers: Sequence[Multiaddr | str] = (),
+        progress: ProgressCallback | None = None,
+        timeout: float | None = None,
+    ) -> Fetched:
+        """Fetch an object for the store to keep and serve, as long as its quota allows.
+
+        What is here already stays where it is; what of it is damaged is mended.
+
+        Args:
+            ref: a ticket or a CID.
+            pin: keep it when others need the room.
+            peers: as `get`.
+            progress: as `get`.
+            timeout: as `get`.
+
+        Raises:
+            QuotaExceeded: what is pinned, or being fetched, leaves too little room.
+            Else as `get`.
+        """
+        return await self._obtain(ref, None, peers, False, pin, progress, timeout)
+
+    async def _obtain(
+        self,
+        ref: Ticket | CID | str,
+        place: Callable[[str], Path] | None,
+        peers: Sequence[Multiaddr | str],
+        overwrite: bool,
+        pin: bool,
+        progress: ProgressCallback | None,
+        timeout: float | None,
+    ) -> Fetched:
+        """Fetch to where `place` says an object of some name goes, or into the store."""
         cid, ticket = read_reference(ref)
         report = FetchReporter(progress)
         with _deadline(timeout, f"get {cid}", cid, lambda: report.last_news):
@@ -358,10 +406,9 @@ class AsyncNode:
             known = [PeerInfo(ticket.peer, ticket.addresses)] if ticket else []
             known += [await self._peer_at(peer) for peer in peers]
             name = ticket.name if ticket else None
-            path = await trio.to_thread.run_sync(
-                destination_of, destination, name or self._swarms.heard.name_of(cid) or str(cid)
-            )
-            fetched = await self._fetch(cid, path, known, report, overwrite)
+            name = name or self._swarms.heard.name_of(cid) or str(cid)
+            path = None if place is None else await trio.to_thread.run_sync(place, name)
+            fetched = await self._fetch(cid, path, name, known, report, overwrite, pin)
             seconds = trio.current_time() - started
         await self._provide()
         return Fetched(
@@ -432,12 +479,11 @@ class AsyncNode:
         known = [PeerInfo(ticket.peer, ticket.addresses)] if ticket else []
         known += [await self._peer_at(peer) for peer in peers]
         with self._explained():
-            async with private_nursery() as nursery:
-                report = FetchReporter(None)
-                more = Lookup(nursery, lambda sender: self._look_for_providers(cid, sender, report))
-                async with self.exchange.open(cid, path=path, providers=known, more=more) as reader:
-                    yield reader
-                nursery.cancel_scope.cancel()
+            async with (
+                self._lookup(cid, FetchReporter(None)) as more,
+                self.exchange.open(cid, path=path, providers=known, more=more) as reader,
+            ):
+                yield reader
 
     async def read(
         self,
@@ -509,26 +555,57 @@ class AsyncNode:
                 size=stored.size,
                 state=stored.state,
                 added=stored.added,
+                pinned=stored.pinned,
             )
             for stored in self.store.objects()
         ]
 
-    async def verify(
-        self,
-        ref: Ticket | CID | str,
-        *,
-        progress: ProgressCallback | None = None,
-        timeout: float | None = None,
-    ) -> Verification:
-        """Hash an object on disk again.
+    async def pin(self, ref: Ticket | CID | str, pinned: bool = True) -> None:
+        """Keep an object when the store needs room, or, with `pinned` False, no longer.
 
         Raises:
             ObjectNotHere: this node does not hold it.
         """
         cid, _ = read_reference(ref)
-        stored = self.store.object(cid)
-        if stored is None:
-            raise ObjectNotHere(f"this node does not hold {cid}", cid=cid)
+        self._held(cid)
+        await trio.to_thread.run_sync(self.store.pin, cid, pinned)
+
+    async def usage(self) -> StoreUsage:
+        """Say what the store uses of the disk."""
+        return usage_of(await trio.to_thread.run_sync(self.store.usage))
+
+    async def collect_garbage(self) -> Collected:
+        """Forget objects whose files are gone, and delete what no object needs."""
+        freed, gone = await trio.to_thread.run_sync(self.store.collect)
+        for cid in gone:
+            self.dht.stop_providing(cid.multihash)
+        return Collected(freed, tuple(gone))
+
+    async def verify(
+        self,
+        ref: Ticket | CID | str,
+        *,
+        repair: bool = False,
+        peers: Sequence[Multiaddr | str] = (),
+        progress: ProgressCallback | None = None,
+        timeout: float | None = None,
+    ) -> Verification:
+        """Hash an object on disk again.
+
+        Args:
+            ref: a ticket or a CID.
+            repair: write what is damaged anew, in place, from peers: files become again what they
+                were when they were shared.
+            peers: with `repair`, addresses of peers to ask beside those that are found.
+            progress: called with `Progress` a few times a second.
+            timeout: seconds for all of it.
+
+        Raises:
+            ObjectNotHere: this node does not hold it.
+            NoProvider, Unreachable, IntegrityError: with `repair`, as `get`.
+        """
+        cid, ticket = read_reference(ref)
+        stored = self._held(cid)
         with _deadline(timeout, f"verify {cid}", cid):
             count = reporter(progress, Phase.VERIFY, stored.size)
 
@@ -536,14 +613,26 @@ class AsyncNode:
                 trio.from_thread.check_cancelled()
                 trio.from_thread.run_sync(count, size)
 
-            report = await trio.to_thread.run_sync(self.store.verify, cid, checked)
+            repaired = 0
+            if repair:
+                known = [PeerInfo(ticket.peer, ticket.addresses)] if ticket else []
+                known += [await self._peer_at(peer) for peer in peers]
+                with self._explained():
+                    async with self._lookup(cid, FetchReporter(None)) as more:
+                        report, repaired = await self.exchange.repair(
+                            cid, providers=known, more=more, progress=checked
+                        )
+            else:
+                report = await trio.to_thread.run_sync(self.store.verify, cid, checked)
         if report.damaged_count:
             self.dht.stop_providing(cid.multihash)
         damaged = tuple(
             Damaged(item.cid, item.path, item.offset, item.length, item.reason)
             for item in report.damaged
         )
-        return Verification(cid, report.checked_bytes, report.damaged_count, damaged)
+        if repaired:
+            await self._provide()
+        return Verification(cid, report.checked_bytes, report.damaged_count, damaged, repaired)
 
     # messages
 
@@ -568,6 +657,12 @@ class AsyncNode:
         return self._swarms.heard.all()
 
     # behind
+
+    def _held(self, cid: CID) -> StoredObject:
+        stored = self.store.object(cid)
+        if stored is None:
+            raise ObjectNotHere(f"this node does not hold {cid}", cid=cid)
+        return stored
 
     def _complete_objects(self) -> list[StoredObject]:
         return [item for item in self.store.objects() if item.state is ObjectState.COMPLETE]
@@ -594,16 +689,21 @@ class AsyncNode:
     async def _fetch(
         self,
         cid: CID,
-        path: Path,
+        path: Path | None,
+        name: str,
         known: list[PeerInfo],
         report: FetchReporter,
         overwrite: bool,
+        pin: bool,
     ) -> content.Fetched:
-        sender, found = trio.open_memory_channel[PeerInfo | None](0)
         with self._explained():
-            async with private_nursery() as nursery:
-                nursery.start_soon(self._look_for_providers, cid, sender, report)
-                fetched = await self.exchange.fetch(
+            async with self._lookup(cid, report) as found:
+                if path is None:
+                    return await self.exchange.fetch_to_store(
+                        cid, providers=known, more=found, name=name, pinned=pin, progress=report
+                    )
+                report.looking()
+                return await self.exchange.fetch(
                     cid,
                     path,
                     providers=known,
@@ -613,9 +713,14 @@ class AsyncNode:
                     segments=cut_file,
                     progress=report,
                 )
-                nursery.cancel_scope.cancel()
-                return fetched
-        raise AssertionError  # only this scope cancels the nursery, and then the fetch is done
+        raise AssertionError  # nothing in there swallows an error
+
+    @asynccontextmanager
+    async def _lookup(self, cid: CID, report: FetchReporter) -> AsyncIterator[Lookup]:
+        """Give the peers that may hold an object; nobody is looked for until they are asked for."""
+        async with private_nursery() as nursery:
+            yield Lookup(nursery, lambda sender: self._look_for_providers(cid, sender, report))
+            nursery.cancel_scope.cancel()
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -657,6 +762,8 @@ class AsyncNode:
     async def _provide(self) -> None:
         """Have the DHT told of all that is held whole; what it knows already it keeps."""
         self.exchange.note_gains()
+        for root in self.store.take_evicted():
+            self.dht.stop_providing(root.multihash)
         if self.dht.server:  # a visitor would leave records that outlive it
             held = await trio.to_thread.run_sync(list, self.store.provided())
             self.dht.keep_providing(held)

@@ -175,6 +175,7 @@ class SharedObject(Result):
     size: int  # content bytes
     state: enum.Enum  # complete, partial or changed
     added: float  # seconds since the epoch
+    pinned: bool = False  # kept when the store needs the room
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +197,35 @@ class Verification(Result):
     checked_bytes: int
     damaged_count: int
     damaged: tuple[Damaged, ...]
+    repaired_bytes: int = 0  # content that was fetched and written anew
+
+
+@dataclass(frozen=True, slots=True)
+class KeptObject(Result):
+    """An object that the store has bytes of its own for."""
+
+    cid: CID
+    size: int  # of the store's own files, in bytes
+    pinned: bool
+    used: float  # when it was read last, or added; seconds since the epoch
+
+
+@dataclass(frozen=True, slots=True)
+class StoreUsage(Result):
+    """What the store uses of the disk. Files of the user, shared in place, are not its own."""
+
+    quota: int | None  # bytes; None: no bound
+    used_bytes: int
+    index_bytes: int  # of these, the index
+    objects: tuple[KeptObject, ...]  # the least used first: the order in which they would go
+
+
+@dataclass(frozen=True, slots=True)
+class Collected(Result):
+    """What a garbage collection did."""
+
+    freed_bytes: int
+    forgotten: tuple[CID, ...]  # objects that are no longer here
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from lattica.pubsub import Message, Subscription
     from lattica.results import (
         Announcement,
+        Collected,
         Fetched,
         Peer,
         Pong,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
         Share,
         SharedObject,
         Status,
+        StoreUsage,
         Verification,
     )
     from lattica.ticket import Ticket
@@ -208,6 +210,35 @@ class Node:
                 )
             )
 
+    def cache(
+        self,
+        ref: Ticket | CID | str,
+        *,
+        pin: bool = False,
+        peers: Sequence[Multiaddr | str] = (),
+        progress: ProgressCallback | bool | None = None,
+        timeout: float | None = None,
+    ) -> Fetched:
+        """Fetch an object for the store to keep; see `AsyncNode.cache`."""
+        with shown(progress, "get") as callback:
+            return self._call(
+                lambda node: node.cache(
+                    ref, pin=pin, peers=peers, progress=callback, timeout=timeout
+                )
+            )
+
+    def pin(self, ref: Ticket | CID | str, pinned: bool = True) -> None:
+        """Keep an object when the store needs room, or no longer; see `AsyncNode.pin`."""
+        self._call(lambda node: node.pin(ref, pinned))
+
+    def usage(self) -> StoreUsage:
+        """Say what the store uses of the disk."""
+        return self._call(lambda node: node.usage())
+
+    def collect_garbage(self) -> Collected:
+        """Delete what no object needs; see `AsyncNode.collect_garbage`."""
+        return self._call(lambda node: node.collect_garbage())
+
     def open(
         self, ref: Ticket | CID | str, path: str = "", *, peers: Sequence[Multiaddr | str] = ()
     ) -> BlockingObject:
@@ -276,12 +307,18 @@ class Node:
         self,
         ref: Ticket | CID | str,
         *,
+        repair: bool = False,
+        peers: Sequence[Multiaddr | str] = (),
         progress: ProgressCallback | bool | None = None,
         timeout: float | None = None,
     ) -> Verification:
-        """Hash an object on disk again; see `AsyncNode.verify`."""
+        """Hash an object on disk again, and mend it if asked to; see `AsyncNode.verify`."""
         with shown(progress, "verify") as callback:
-            return self._call(lambda node: node.verify(ref, progress=callback, timeout=timeout))
+            return self._call(
+                lambda node: node.verify(
+                    ref, repair=repair, peers=peers, progress=callback, timeout=timeout
+                )
+            )
 
     @contextlib.contextmanager
     def subscribe(self, topic: str) -> Iterator[Iterator[Message]]:

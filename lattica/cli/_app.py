@@ -28,6 +28,7 @@ from ._options import (
     ListenOption,
     MdnsOption,
     QuietOption,
+    QuotaOption,
     SwarmOption,
     TimeoutOption,
     VerboseOption,
@@ -36,6 +37,7 @@ from ._options import (
 from ._ranges import get_range
 from ._session import EXIT_INTERRUPTED, Session
 from ._sim import sim
+from ._storage import add_commands
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -90,6 +92,7 @@ def up(
     bootstrap: BootstrapOption = None,
     mdns: MdnsOption = None,
     compress: CompressOption = None,
+    quota: QuotaOption = None,
     swarm: SwarmOption = None,
     lines: LinesOption = False,
     quiet: QuietOption = False,
@@ -106,6 +109,7 @@ def up(
         bootstrap=bootstrap,
         mdns=mdns,
         compress=compress,
+        quota=quota,
         swarm=swarm,
     ) as session:
         _serve(session, _show.node_is_up, join_swarm=True)
@@ -163,6 +167,7 @@ def share(
     bootstrap: BootstrapOption = None,
     mdns: MdnsOption = None,
     compress: CompressOption = None,
+    quota: QuotaOption = None,
     swarm: SwarmOption = None,
     as_json: JsonOption = False,
     lines: LinesOption = False,
@@ -185,6 +190,7 @@ def share(
         bootstrap=bootstrap,
         mdns=mdns,
         compress=compress,
+        quota=quota,
         swarm=swarm,
     ) as session:
         params = {
@@ -234,6 +240,12 @@ def get(
         typer.Option("--from", metavar="ADDR", help="Ask this peer, too (repeatable)."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
+    cache: Annotated[
+        bool, typer.Option("--cache", help="Into the store, to keep while its quota allows.")
+    ] = False,
+    pin: Annotated[
+        bool, typer.Option("--pin", help="With --cache: keep it when others need the room.")
+    ] = False,
     byte_range: Annotated[
         str | None,
         typer.Option(
@@ -251,6 +263,7 @@ def get(
     bootstrap: BootstrapOption = None,
     mdns: MdnsOption = None,
     compress: CompressOption = None,
+    quota: QuotaOption = None,
     timeout: TimeoutOption = None,
     as_json: JsonOption = False,
     lines: LinesOption = False,
@@ -261,6 +274,10 @@ def get(
 
     Prints where it is. Interrupted, it goes on where it was when the same command is run again.
     """
+    if cache and output is not None:
+        raise typer.BadParameter("--cache and --output exclude each other")
+    if pin and not cache:
+        raise typer.BadParameter("--pin is for --cache; `lattica pin` pins what is here")
     with _session(
         home,
         verbose,
@@ -271,6 +288,7 @@ def get(
         bootstrap=bootstrap,
         mdns=mdns,
         compress=compress,
+        quota=quota,
     ) as session:
         from lattica._reference import read_reference
 
@@ -280,16 +298,9 @@ def get(
             get_range(session, ref, byte_range, output, file=file, options=options)
             return
         named = ticket.name if ticket is not None and ticket.name else _show.short(str(cid))
-        request = Request(
-            "get",
-            {
-                "ref": ref,
-                "destination": str((output or Path()).absolute()),
-                "peers": list(from_peer or ()),
-                "overwrite": force,
-                "timeout": timeout,
-            },
-        )
+        params = {"ref": ref, "peers": list(from_peer or ()), "timeout": timeout}
+        place = {"destination": str((output or Path()).absolute()), "overwrite": force}
+        request = Request(*(("cache", params | {"pin": pin}) if cache else ("get", params | place)))
         label = f"get {named}"
         try:
             _show.started(session.output, label)
@@ -399,15 +410,23 @@ def verify(
     ref: Annotated[
         str, typer.Argument(metavar="REF", help="A ticket or a CID.", show_default=False)
     ],
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Write what is damaged anew, in place, from peers.")
+    ] = False,
+    from_peer: Annotated[
+        list[str] | None,
+        typer.Option("--from", metavar="ADDR", help="With --repair: ask this peer, too."),
+    ] = None,
     home: HomeOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
     verbose: VerboseOption = 0,
 ) -> None:
-    """Hash what is on disk again; list what no longer matches."""
+    """Hash what is on disk again; list what no longer matches, or repair it."""
     with _session(home, verbose, as_json=as_json, quiet=quiet) as session:
         with _show.progress(session.output, f"verify {_show.short(ref)}") as update:
-            found = session.ask(Request("verify", {"ref": ref}), update)
+            params = {"ref": ref, "repair": repair, "peers": list(from_peer or ())}
+            found = session.ask(Request("verify", params), update)
         _show.verification(session.output, found)
         if found["damaged_count"]:
             raise SystemExit(5)
@@ -454,6 +473,9 @@ def show_config(
     """Print every setting and where it comes from."""
     with _session(home, verbose, as_json=as_json) as session:
         _show.settings(session.output, session.config)
+
+
+add_commands(app)
 
 
 def _serve(

@@ -52,6 +52,10 @@ CompressOption = Annotated[
         "--compress", metavar="auto|on|off", help="Compress on the wire [auto: on slow links]."
     ),
 ]
+QuotaOption = Annotated[
+    str | None,
+    typer.Option("--quota", metavar="SIZE", help="What the store may keep of its own: 50G."),
+]
 SwarmOption = Annotated[
     str | None, typer.Option("--swarm", metavar="NAME", help="Whose announcements to hear.")
 ]

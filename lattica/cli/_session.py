@@ -55,6 +55,7 @@ class Session:
             "bootstrap": self.config.texts("bootstrap"),
             "mdns": self.config.flag("mdns"),
             "compress": self.config.text("compress"),
+            "quota": self.config.text("quota"),
         }
 
     def ask(

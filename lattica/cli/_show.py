@@ -171,7 +171,9 @@ def verification(output: Output, found: dict[str, Any]) -> None:
         if found["damaged_count"]
         else "all of it matches"
     )
-    output.say(f"{size(found['checked_bytes'])} checked: {verdict}")
+    mended = found["repaired_bytes"]
+    repaired = f"{size(mended)} mended; " if mended else ""
+    output.say(f"{repaired}{size(found['checked_bytes'])} checked: {verdict}")
     output.result(found)
 
 

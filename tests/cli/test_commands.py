@@ -63,7 +63,9 @@ def test_the_version_is_printed(lattica: Shell) -> None:
     assert (result.returncode, result.stdout) == (0, f"lattica-mesh {version('lattica-mesh')}\n")
 
 
-@pytest.mark.parametrize("command", ["peers", "ls", "ping 12D3KooWx", "verify bafkx"])
+@pytest.mark.parametrize(
+    "command", ["peers", "ls", "du", "gc", "pin x", "ping 12D3KooWx", "verify bafkx"]
+)
 def test_commands_that_need_a_running_node_say_so(lattica: Shell, command: str) -> None:
     result = lattica(*command.split())
     assert (result.returncode, result.stdout) == (4, "")
@@ -106,6 +108,8 @@ def test_settings_are_shown_with_their_origin(lattica: Shell) -> None:
         (["get", "lattica:aaaa"], "checksum"),
         (["get", "bafkr4ih", "--range", "5"], "CID"),
         (["get", ABSENT, "--range", "5"], "is not a range"),
+        (["get", ABSENT, "--cache", "-o", "x"], "exclude each other"),
+        (["get", ABSENT, "--pin"], "--pin is for --cache"),
         (["get", ABSENT, "--range", "1x:5"], "is not a size"),
     ],
 )
@@ -113,6 +117,12 @@ def test_wrong_use_is_status_2(lattica: Shell, arguments: list[str], complaint: 
     result = lattica(*arguments)
     assert result.returncode == 2
     assert complaint in result.stderr
+
+
+def test_a_quota_that_is_no_size_is_refused(lattica: Shell) -> None:
+    result = lattica("id", LATTICA_QUOTA="lots")
+    assert result.returncode == 2
+    assert "LATTICA_QUOTA: 'lots' is not a size" in result.stderr
 
 
 def test_a_misspelt_setting_is_refused_with_a_suggestion(lattica: Shell) -> None:

@@ -47,6 +47,9 @@ async def test_an_unknown_method_is_refused(lab: Lab) -> None:
         ("ping", {"peer": "x", "count": True}, "expected int"),
         ("ping", {"peer": "nobody"}, "not a peer ID"),
         ("verify", {"ref": None}, "'ref' is missing"),
+        ("verify", {"ref": ABSENT, "repair": 1}, "expected bool"),
+        ("cache", {"pin": True}, "'ref' is missing"),
+        ("pin", {"ref": ABSENT, "pinned": 0}, "expected bool"),
     ],
 )
 async def test_wrong_parameters_are_wrong_input(
@@ -57,7 +60,7 @@ async def test_wrong_parameters_are_wrong_input(
 
 
 async def test_every_method_that_needs_nothing_answers(lab: Lab) -> None:
-    for method in ("status", "peers", "ls", "swarm"):
+    for method in ("status", "peers", "ls", "swarm", "usage", "collect"):
         assert method in METHODS
         assert isinstance(await ask(lab, method), (dict, list))
 

@@ -65,6 +65,33 @@ def test_parts_of_a_file_are_read(pair: tuple[lattica.Node, lattica.Node], tmp_p
         r.read(len(content), 1)
 
 
+def test_the_store_keeps_what_is_pinned_and_mends_what_is_damaged(tmp_path: Path) -> None:
+    (tmp_path / "model.bin").write_bytes(bytes(range(256)) * 4000)
+    (tmp_path / "other.bin").write_bytes(os.urandom(700_000))
+    with (
+        lattica.Node(tmp_path / "a", **LOCAL) as a,
+        lattica.Node(tmp_path / "b", quota="2M", **LOCAL) as b,
+    ):
+        first, second = a.share(tmp_path / "model.bin"), a.share(tmp_path / "other.bin")
+        cached = b.cache(first.ticket, pin=True)
+        assert cached.path.is_relative_to(tmp_path / "b")
+        with cached.path.open("r+b") as file:
+            file.write(b"damage")
+        assert b.verify(first.cid).damaged_count == 1
+        mended = b.verify(first.ticket, repair=True)
+        assert (mended.damaged_count, mended.repaired_bytes) == (0, 256 << 10)
+        b.cache(second.ticket)
+        b.pin(second.cid)
+        b.pin(second.cid, False)
+        usage = b.usage()
+        assert usage.quota == 2 << 20
+        assert {item.cid: item.pinned for item in usage.objects} == {
+            first.cid: True,
+            second.cid: False,
+        }
+        assert b.collect_garbage().forgotten == ()
+
+
 def test_messages_are_an_iterator(pair: tuple[lattica.Node, lattica.Node]) -> None:
     a, b = pair
     b.ping(a.addresses[0], count=1)
