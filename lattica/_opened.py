@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from lattica.cid import CID
     from lattica.codec import Array
-    from lattica.content import ObjectReader, TreeFile
+    from lattica.content import ObjectReader, Selected, Selection, TreeFile
     from lattica.models import LazyTensor, Portion, TensorInfo, TensorReader
     from lattica.results import ProgressCallback
 
@@ -100,6 +100,10 @@ class OpenObject:
     async def files(self) -> list[TreeFile]:
         """Return every file at and below this path; see `ObjectReader.files`."""
         return await self._reader.files()
+
+    async def select(self, selection: Selection) -> Selected:
+        """Return what of a directory `selection` takes; see `content.ObjectReader.select`."""
+        return await self._reader.select(selection)
 
     async def open(self, path: str) -> ObjectReader:
         """Return a reader of what is at `path` below; see `ObjectReader.open`."""

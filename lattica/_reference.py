@@ -11,7 +11,7 @@ from lattica.errors import InvalidInput
 from lattica.ticket import PREFIX, Ticket
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 _PASTED = "lattica get "  # people copy the whole line
 
@@ -68,8 +68,16 @@ def destination_of(destination: Path | str | None, name: str) -> Path:
     return path
 
 
-def source_of(path: Path | str, key: Path, *, follow_symlinks: bool = False) -> tuple[Path, int]:
+def source_of(
+    path: Path | str,
+    key: Path,
+    *,
+    follow_symlinks: bool = False,
+    takes: Callable[[str], bool] = lambda _path: True,
+) -> tuple[Path, int]:
     """Return what to share, absolute, and how many bytes that is, as far as can be seen.
+
+    `takes`: says of the path of a file in a directory whether it is shared.
 
     Raises:
         HoldsPrivateKey: the file `key` is it, or below it.
@@ -79,15 +87,19 @@ def source_of(path: Path | str, key: Path, *, follow_symlinks: bool = False) -> 
         raise HoldsPrivateKey(f"{source} holds the private key of this node")
     try:
         size = (
-            sum(_sizes_below(source, follow_symlinks)) if source.is_dir() else source.stat().st_size
+            sum(_sizes_below(source, follow_symlinks, takes))
+            if source.is_dir()
+            else source.stat().st_size
         )
     except OSError:
         size = 0  # only a bar depends on it; who reads the files will say what is wrong
     return source, size
 
 
-def _sizes_below(path: Path, follow_symlinks: bool) -> Iterator[int]:
+def _sizes_below(path: Path, follow_symlinks: bool, takes: Callable[[str], bool]) -> Iterator[int]:
     for folder, _, names in os.walk(path):
         for name in names:
             inside = os.path.join(folder, name)
+            if not takes(os.path.relpath(inside, path)):
+                continue
             yield os.stat(inside, follow_symlinks=follow_symlinks).st_size

@@ -83,6 +83,9 @@ async def _share(node: AsyncNode, params: _Params, progress: ProgressCallback) -
         name=params.get("name", str),
         hash_function=_HASHES[hash_name],
         follow_symlinks=params.get("follow_symlinks", bool) or False,
+        symlinks=params.get("symlinks", str) or "refuse",
+        include=params.texts("include"),
+        exclude=params.texts("exclude"),
         progress=progress,
         timeout=params.get("timeout", float),
     )
@@ -94,6 +97,8 @@ async def _get(node: AsyncNode, params: _Params, progress: ProgressCallback) -> 
         params.need("ref", str),
         params.path("destination"),
         peers=params.texts("peers"),
+        include=params.texts("include"),
+        exclude=params.texts("exclude"),
         overwrite=params.get("overwrite", bool) or False,
         progress=progress,
         timeout=params.get("timeout", float),
@@ -124,6 +129,17 @@ async def _usage(node: AsyncNode, _params: _Params, _progress: ProgressCallback)
 
 async def _collect(node: AsyncNode, _params: _Params, _progress: ProgressCallback) -> Json:
     return (await node.collect_garbage()).to_json()
+
+
+async def _preview(node: AsyncNode, params: _Params, _progress: ProgressCallback) -> Json:
+    found = await node.preview(
+        params.need("ref", str),
+        peers=params.texts("peers"),
+        include=params.texts("include"),
+        exclude=params.texts("exclude"),
+        timeout=params.get("timeout", float),
+    )
+    return found.to_json()
 
 
 async def _read(node: AsyncNode, params: _Params, _progress: ProgressCallback) -> Json:
@@ -181,6 +197,7 @@ METHODS: dict[str, Method] = {
     "pin": _pin,
     "usage": _usage,
     "collect": _collect,
+    "preview": _preview,
     "read": _read,
     "peers": _peers,
     "ping": _ping,

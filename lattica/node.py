@@ -35,7 +35,16 @@ from lattica._reference import destination_of, read_reference, source_of
 from lattica._report import FetchReporter, reporter
 from lattica._swarm import Swarms
 from lattica.cid import CID, HashFunction
-from lattica.content import Compress, NoProvider, ObjectState, Store, build_in_thread, open_exchange
+from lattica.content import (
+    Compress,
+    NoProvider,
+    ObjectState,
+    Selection,
+    Store,
+    Symlinks,
+    build_in_thread,
+    open_exchange,
+)
 from lattica.dht import open_dht
 from lattica.errors import (
     DeadlineExceeded,
@@ -54,12 +63,14 @@ from lattica.results import (
     Peer,
     Phase,
     Pong,
+    Preview,
     Share,
     SharedObject,
     Source,
     Status,
     StoreUsage,
     Verification,
+    preview_of,
 )
 from lattica.ticket import Ticket, fitting, is_plain_name
 from lattica.transport import Multiaddr, PeerInfo, open_mesh
@@ -82,6 +93,7 @@ logger = logging.getLogger(__name__)
 
 VERSION = version("lattica-mesh")
 MAX_OPEN = 256  # objects held open by `await node.open(…)`: each has streams and a cache
+_EVERYTHING = Selection()
 _LOOKUP_PAUSES_S = (0.5, 1.0, 2.0, 4.0, 8.0)  # between lookups of providers; then the last again
 
 
@@ -281,29 +293,52 @@ class AsyncNode:
         name: str | None = None,
         hash_function: HashFunction = HashFunction.BLAKE3,
         follow_symlinks: bool = False,
+        symlinks: str = "refuse",
+        include: Sequence[str] = (),
+        exclude: Sequence[str] = (),
         progress: ProgressCallback | None = None,
         timeout: float | None = None,
     ) -> Share:
         """Share a file or directory in place: hash it, serve it, tell the DHT.
 
         Nothing is copied. When a file changes, the node stops serving what no longer matches.
-        With `follow_symlinks`, files that symlinks in a directory point to are shared in their
-        place, as Hugging Face's cache has them; else a symlink there is refused.
+
+        Args:
+            path: what to share.
+            name: what others call it.
+            hash_function: of every leaf and index block.
+            follow_symlinks: the same as `symlinks="follow"`.
+            symlinks: of a directory: `refuse` them, `follow` those to files and share these in
+                their place, as Hugging Face's cache has them, or `skip` them.
+            include: patterns for paths in a directory, as `*.json`; only matching files are shared.
+            exclude: matching files are not.
+            progress: called with `Progress` a few times a second.
+            timeout: seconds for the hashing.
 
         Raises:
-            InvalidInput: there is nothing at `path` to share, or the key of this node.
+            InvalidInput: there is nothing at `path` to share, or the key of this node, or a name
+                that could be misread elsewhere.
             SourceChanged: it changed while it was hashed.
         """
+        policy = Symlinks.FOLLOW if follow_symlinks else Symlinks.of(symlinks)
+        selection = Selection(tuple(include), tuple(exclude))
         with _deadline(timeout, f"share {path}"):
             started = trio.current_time()
             path, total = await trio.to_thread.run_sync(
-                partial(source_of, path, self._home.key, follow_symlinks=follow_symlinks)
+                partial(
+                    source_of,
+                    path,
+                    self._home.key,
+                    follow_symlinks=policy is Symlinks.FOLLOW,
+                    takes=selection.takes,
+                )
             )
             built = await build_in_thread(
                 path,
                 segments=cut_file,
                 hash_function=hash_function,
-                follow_symlinks=follow_symlinks,
+                symlinks=policy,
+                selection=selection,
                 progress=reporter(progress, Phase.HASH, total),
             )
             stored = await trio.to_thread.run_sync(partial(self.store.add, built, name=name))
@@ -334,6 +369,8 @@ class AsyncNode:
         destination: Path | str | None = None,
         *,
         peers: Sequence[Multiaddr | str] = (),
+        include: Sequence[str] = (),
+        exclude: Sequence[str] = (),
         overwrite: bool = False,
         progress: ProgressCallback | None = None,
         timeout: float | None = None,
@@ -348,6 +385,9 @@ class AsyncNode:
                 Default: the current directory, under the name that the ticket or an announcement
                 gives, else its CID.
             peers: addresses of peers to ask beside those that are found.
+            include: patterns for paths in a directory, as `*.json`; only matching files are
+                fetched. What arrives is an object of its own, see `Fetched.part_of`.
+            exclude: matching files are not fetched.
             overwrite: replace what stands at `destination`.
             progress: called with `Progress` a few times a second.
             timeout: seconds for all of it.
@@ -359,7 +399,14 @@ class AsyncNode:
             InvalidInput: `ref` is neither, or something else stands at `destination`.
         """
         return await self._obtain(
-            ref, partial(destination_of, destination), peers, overwrite, False, progress, timeout
+            ref,
+            partial(destination_of, destination),
+            peers,
+            overwrite,
+            False,
+            progress,
+            timeout,
+            Selection(tuple(include), tuple(exclude)),
         )
 
     async def cache(
@@ -397,6 +444,7 @@ class AsyncNode:
         pin: bool,
         progress: ProgressCallback | None,
         timeout: float | None,
+        selection: Selection = _EVERYTHING,
     ) -> Fetched:
         """Fetch to where `place` says an object of some name goes, or into the store."""
         cid, ticket = read_reference(ref)
@@ -408,11 +456,12 @@ class AsyncNode:
             name = ticket.name if ticket else None
             name = name or self._swarms.heard.name_of(cid) or str(cid)
             path = None if place is None else await trio.to_thread.run_sync(place, name)
-            fetched = await self._fetch(cid, path, name, known, report, overwrite, pin)
+            fetched = await self._fetch(cid, path, name, known, report, overwrite, pin, selection)
             seconds = trio.current_time() - started
         await self._provide()
         return Fetched(
-            cid=cid,
+            cid=fetched.stored.root,
+            part_of=None if fetched.stored.root == cid else cid,
             path=fetched.stored.path,
             name=fetched.stored.name,
             kind=fetched.stored.kind,
@@ -423,6 +472,23 @@ class AsyncNode:
             bad_leaves=len(fetched.bad_leaves),
             wire_bytes=fetched.wire_bytes,
         )
+
+    async def preview(
+        self,
+        ref: Ticket | CID | str,
+        *,
+        peers: Sequence[Multiaddr | str] = (),
+        include: Sequence[str] = (),
+        exclude: Sequence[str] = (),
+        timeout: float | None = None,
+    ) -> Preview:
+        """Say what `get` would fetch, from the index alone. Arguments and errors as there."""
+        cid, _ = read_reference(ref)
+        selection = Selection(tuple(include), tuple(exclude))
+        with _deadline(timeout, f"look at {cid}", cid):
+            async with self.open(ref, peers=peers) as reader:
+                return preview_of(await reader.select(selection))
+        raise AssertionError  # a deadline that was missed has raised
 
     def open(
         self, ref: Ticket | CID | str, path: str = "", *, peers: Sequence[Multiaddr | str] = ()
@@ -695,6 +761,7 @@ class AsyncNode:
         report: FetchReporter,
         overwrite: bool,
         pin: bool,
+        selection: Selection,
     ) -> content.Fetched:
         with self._explained():
             async with self._lookup(cid, report) as found:
@@ -711,6 +778,7 @@ class AsyncNode:
                     overwrite=overwrite,
                     name=path.name,
                     segments=cut_file,
+                    selection=selection,
                     progress=report,
                 )
         raise AssertionError  # nothing in there swallows an error

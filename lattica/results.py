@@ -10,12 +10,15 @@ import enum
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from lattica.cid import CID
 from lattica.identity import PeerId
 from lattica.ticket import Ticket
 from lattica.transport import Multiaddr
+
+if TYPE_CHECKING:
+    from lattica.content import Selected
 
 Json: TypeAlias = bool | int | float | str | list["Json"] | dict[str, "Json"] | None
 
@@ -117,6 +120,31 @@ class Fetched(Result):
     sources: tuple[Source, ...]
     bad_leaves: int  # that did not match their hash; who sent them was banned
     wire_bytes: int  # what `received_bytes` took; less where it came compressed
+    part_of: CID | None = None  # the directory that it is a selection of
+
+
+@dataclass(frozen=True, slots=True)
+class PreviewFile(Result):
+    """One file that would be fetched: its path in the object, "" when that is the file itself."""
+
+    path: str
+    size: int
+    cid: CID
+
+
+@dataclass(frozen=True, slots=True)
+class Preview(Result):
+    """What would be fetched, as its verified index says."""
+
+    cid: CID  # of what would arrive: with patterns, a directory of its own
+    size: int  # content bytes
+    files: tuple[PreviewFile, ...]
+
+
+def preview_of(selected: Selected) -> Preview:
+    """Return what the exchange has selected as a result."""
+    files = tuple(PreviewFile(file.path, file.size, file.root) for file in selected.files)
+    return Preview(selected.root, selected.size, files)
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         Fetched,
         Peer,
         Pong,
+        Preview,
         ProgressCallback,
         RangeRead,
         Share,
@@ -170,6 +171,9 @@ class Node:
         name: str | None = None,
         hash_function: HashFunction | None = None,
         follow_symlinks: bool = False,
+        symlinks: str = "refuse",
+        include: Sequence[str] = (),
+        exclude: Sequence[str] = (),
         progress: ProgressCallback | bool | None = None,
         timeout: float | None = None,
     ) -> Share:
@@ -181,6 +185,9 @@ class Node:
                     path,
                     name=name,
                     follow_symlinks=follow_symlinks,
+                    symlinks=symlinks,
+                    include=include,
+                    exclude=exclude,
                     progress=callback,
                     timeout=timeout,
                     **options,
@@ -193,6 +200,8 @@ class Node:
         destination: Path | str | None = None,
         *,
         peers: Sequence[Multiaddr | str] = (),
+        include: Sequence[str] = (),
+        exclude: Sequence[str] = (),
         overwrite: bool = False,
         progress: ProgressCallback | bool | None = None,
         timeout: float | None = None,
@@ -204,6 +213,8 @@ class Node:
                     ref,
                     destination,
                     peers=peers,
+                    include=include,
+                    exclude=exclude,
                     overwrite=overwrite,
                     progress=callback,
                     timeout=timeout,
@@ -296,6 +307,22 @@ class Node:
                 peers=peers,
                 overwrite=overwrite,
                 timeout=timeout,
+            )
+        )
+
+    def preview(
+        self,
+        ref: Ticket | CID | str,
+        *,
+        peers: Sequence[Multiaddr | str] = (),
+        include: Sequence[str] = (),
+        exclude: Sequence[str] = (),
+        timeout: float | None = None,
+    ) -> Preview:
+        """Say what `get` would fetch; see `AsyncNode.preview`."""
+        return self._call(
+            lambda node: node.preview(
+                ref, peers=peers, include=include, exclude=exclude, timeout=timeout
             )
         )
 

@@ -22,7 +22,9 @@ from ._options import (
     AnnounceOption,
     BootstrapOption,
     CompressOption,
+    ExcludeOption,
     HomeOption,
+    IncludeOption,
     JsonOption,
     LinesOption,
     ListenOption,
@@ -34,6 +36,7 @@ from ._options import (
     VerboseOption,
     session as _session,
 )
+from ._preview import preview
 from ._ranges import get_range
 from ._session import EXIT_INTERRUPTED, Session
 from ._sim import sim
@@ -161,6 +164,14 @@ def share(
             "--follow-symlinks", help="Share files that symlinks in a directory point to."
         ),
     ] = False,
+    symlinks: Annotated[
+        str,
+        typer.Option(
+            "--symlinks", metavar="refuse|follow|skip", help="What to do with those in a directory."
+        ),
+    ] = "refuse",
+    include: IncludeOption = None,
+    exclude: ExcludeOption = None,
     home: HomeOption = None,
     listen: ListenOption = None,
     announce: AnnounceOption = None,
@@ -198,6 +209,9 @@ def share(
             "name": name,
             "hash": hash_name,
             "follow_symlinks": follow_symlinks,
+            "symlinks": symlinks,
+            "include": list(include or ()),
+            "exclude": list(exclude or ()),
         }
         request = Request("share", params)
         label = f"share {path.name}"
@@ -239,6 +253,11 @@ def get(
         list[str] | None,
         typer.Option("--from", metavar="ADDR", help="Ask this peer, too (repeatable)."),
     ] = None,
+    include: IncludeOption = None,
+    exclude: ExcludeOption = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List what would be fetched, and fetch nothing.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
     cache: Annotated[
         bool, typer.Option("--cache", help="Into the store, to keep while its quota allows.")
@@ -298,7 +317,16 @@ def get(
             get_range(session, ref, byte_range, output, file=file, options=options)
             return
         named = ticket.name if ticket is not None and ticket.name else _show.short(str(cid))
-        params = {"ref": ref, "peers": list(from_peer or ()), "timeout": timeout}
+        params = {
+            "ref": ref,
+            "peers": list(from_peer or ()),
+            "include": list(include or ()),
+            "exclude": list(exclude or ()),
+            "timeout": timeout,
+        }
+        if dry_run:
+            preview(session, Request("preview", params))
+            return
         place = {"destination": str((output or Path()).absolute()), "overwrite": force}
         request = Request(*(("cache", params | {"pin": pin}) if cache else ("get", params | place)))
         label = f"get {named}"

@@ -46,6 +46,18 @@ BootstrapOption = Annotated[
 MdnsOption = Annotated[
     bool | None, typer.Option("--mdns/--no-mdns", help="Find peers on the local network.")
 ]
+IncludeOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--include", metavar="PATTERN", help="Of a directory, only such files (repeatable)."
+    ),
+]
+ExcludeOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--exclude", metavar="PATTERN", help="Of a directory, no such files (repeatable)."
+    ),
+]
 CompressOption = Annotated[
     str | None,
     typer.Option(

@@ -6,6 +6,7 @@ from ._build import (
     BuiltFile as BuiltFile,
     Kind as Kind,
     Stamp as Stamp,
+    Symlinks as Symlinks,
     UnreadableSource as UnreadableSource,
     build as build,
     build_in_thread as build_in_thread,
@@ -52,6 +53,11 @@ from ._segments import (
     NotCutSo as NotCutSo,
     SegmentRoots as SegmentRoots,
     segment_cid as segment_cid,
+)
+from ._select import (
+    NothingSelected as NothingSelected,
+    Selected as Selected,
+    Selection as Selection,
 )
 from ._traffic import (
     ExchangeLimits as ExchangeLimits,

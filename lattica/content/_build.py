@@ -22,6 +22,8 @@ from lattica.cid import CID, Codec, HashFunction
 from lattica.errors import InvalidInput, SourceChanged
 
 from ._dag import LARGE_LEAF, BuiltSegment, FileBuilder, LeafTable, Segment, check_segments
+from ._names import check_new_names
+from ._select import NothingSelected, Selection
 from ._unixfs import (
     MAX_BLOCK_BYTES,
     MAX_ENTRIES,
@@ -38,9 +40,10 @@ Progress = Callable[[int], None]
 
 _BUFFER_BYTES = 2 * LARGE_LEAF  # any leaf fits, and a refill reads a good part of it
 _SYMLINK_HINT = (
-    "--follow-symlinks (follow_symlinks=True in Python) shares the files that symlinks point to; "
-    "a symlink to a directory, or to nothing, cannot be shared"
+    "--follow-symlinks (follow_symlinks=True in Python) shares the files that symlinks point to, "
+    "--symlinks skip leaves them out; a symlink to a directory, or to nothing, cannot be shared"
 )
+_EVERYTHING = Selection()
 _PROGRESS_BYTES = 32 << 20  # hashed between two calls of `progress`: about 10 ms
 
 
@@ -56,6 +59,23 @@ class Kind(enum.IntEnum):
 
     FILE = 0
     DIRECTORY = 1
+
+
+class Symlinks(enum.Enum):
+    """What becomes of symlinks in a directory that is shared."""
+
+    REFUSE = "refuse"  # the directory is not shared
+    FOLLOW = "follow"  # those to files are shared as if these were there; others are refused
+    SKIP = "skip"  # they are left out
+
+    @classmethod
+    def of(cls, text: str) -> Symlinks:
+        """Return the one that is called so. Raises InvalidInput."""
+        try:
+            return cls(text)
+        except ValueError:
+            known = ", ".join(policy.value for policy in cls)
+            raise InvalidInput(f"symlinks {text!r}, expected one of {known}") from None
 
 
 class Stamp(NamedTuple):
@@ -127,7 +147,8 @@ def build(
     *,
     segments: Segments | None = None,
     hash_function: HashFunction = HashFunction.BLAKE3,
-    follow_symlinks: bool = False,
+    symlinks: Symlinks = Symlinks.REFUSE,
+    selection: Selection = _EVERYTHING,
     progress: Progress | None = None,
 ) -> Built:
     """Hash `source`, a file or directory. Blocks: call it from a worker thread.
@@ -137,8 +158,9 @@ def build(
         segments: how a file is cut: a list for a file, or a function of the path for either. None
             (or a function that returns None) is one segment.
         hash_function: of every leaf and index block.
-        follow_symlinks: hash what symlinks to files inside a directory point to, as if it were
-            there. Symlinks to directories are refused in any case.
+        symlinks: what becomes of those inside a directory. Followed ones to directories are refused
+            in any case.
+        selection: which files of a directory to take.
         progress: called with the number of bytes hashed since the last call, every few
             milliseconds; what it raises ends the build.
 
@@ -146,17 +168,20 @@ def build(
         UnreadableSource: not there, not readable, or neither a file nor a directory.
         SegmentsError: the segments do not cut the file.
         UnsafeName: a name in the directory could be misread elsewhere.
+        NothingSelected: `selection` takes no file.
         SourceChanged: a file changed while it was read.
         TreeTooLarge: more entries than a directory or an object may have.
     """
     path = Path(os.path.abspath(source))
     encode_name(path.name)
-    builder = _Builder(segments, hash_function, follow_symlinks, progress)
+    builder = _Builder(segments, hash_function, symlinks, selection, progress)
     with _unreadable(path):
         is_directory = stat.S_ISDIR(path.stat().st_mode)
     if is_directory and not (segments is None or callable(segments)):
         raise InvalidInput("segments for a directory must be a function of the path")
     link = builder.directory(path, "") if is_directory else builder.file(path, "")
+    if link is None:
+        raise NothingSelected(f"no file in {path} is selected")
     return Built(
         root=link.cid,
         kind=Kind.DIRECTORY if is_directory else Kind.FILE,
@@ -173,7 +198,8 @@ async def build_in_thread(
     *,
     segments: Segments | None = None,
     hash_function: HashFunction = HashFunction.BLAKE3,
-    follow_symlinks: bool = False,
+    symlinks: Symlinks = Symlinks.REFUSE,
+    selection: Selection = _EVERYTHING,
     progress: Progress | None = None,
 ) -> Built:
     """`build` from Trio: in a worker thread, with `progress` called on the loop.
@@ -191,7 +217,8 @@ async def build_in_thread(
             source,
             segments=segments,
             hash_function=hash_function,
-            follow_symlinks=follow_symlinks,
+            symlinks=symlinks,
+            selection=selection,
             progress=report,
         )
 
@@ -205,12 +232,13 @@ class _Builder:
         self,
         segments: Segments | None,
         hash_function: HashFunction,
-        follow_symlinks: bool,
+        symlinks: Symlinks,
+        selection: Selection,
         progress: Progress | None,
     ) -> None:
         self._segments = segments
         self._hash_function = hash_function
-        self._follow_symlinks = follow_symlinks
+        self._symlinks, self._selection = symlinks, selection
         self._progress = progress
         self._unreported = 0  # bytes hashed since the last call of `progress`
         self._entries = 0
@@ -218,8 +246,10 @@ class _Builder:
         self.files: list[BuiltFile] = []
         self.index: dict[CID, bytes] = {}
 
-    def directory(self, path: Path, relative: str, parent: int | None = None) -> Link:
+    def directory(self, path: Path, relative: str, parent: int | None = None) -> Link | None:
         """Hash everything below `path`. `relative` is its path inside the object.
+
+        None: nothing in it is selected.
 
         What has a `parent`, an open directory, is opened below it and not through a link: a tree
         may change while it is hashed, and must not lead to files that nobody meant to share.
@@ -232,21 +262,30 @@ class _Builder:
         finally:
             os.close(descriptor)
 
-    def _directory(self, path: Path, relative: str, descriptor: int) -> Link:
+    def _directory(self, path: Path, relative: str, descriptor: int) -> Link | None:
+        above = f"{relative}/" if relative else ""
         with _unreadable(path), os.scandir(descriptor) as found:
-            children = sorted(found, key=lambda child: os.fsencode(child.name))
+            taken = [child for child in found if self._is_taken(child, above + child.name)]
+        children = sorted(taken, key=lambda child: os.fsencode(child.name))
         if len(children) > MAX_ENTRIES:
             raise TreeTooLarge(f"{path} has {len(children)} entries, limit {MAX_ENTRIES}")
         self._entries += len(children)
         check_tree_entries(self._entries)
         entries, size = [], 0
+        # Of a directory that nothing may be taken of, the name counts only once something is.
+        check_new_names(str(path), [child.name for child in children if not _is_directory(child)])
         for child in children:
             encode_name(child.name)
-            inside = f"{relative}/{child.name}" if relative else child.name
+            inside = above + child.name
             check_path(inside)
             link = self._child(child, path / child.name, inside, descriptor)
+            if link is None:
+                continue
             entries.append(Entry(child.name, link.cid, link.total_size))
             size += link.size
+        if not entries and self._selection:
+            return None
+        check_new_names(str(path), [entry.name for entry in entries])
         block = encode_directory(entries)
         if len(block) > MAX_BLOCK_BYTES:
             raise TreeTooLarge(f"the listing of {path} takes {len(block)} bytes")
@@ -254,17 +293,28 @@ class _Builder:
         self.index[cid] = block
         return Link(cid, size, len(block) + sum(entry.total_size for entry in entries))
 
-    def _child(self, child: os.DirEntry[str], path: Path, relative: str, parent: int) -> Link:
+    def _is_taken(self, child: os.DirEntry[str], relative: str) -> bool:
+        """Whether a child is a part of the object: a directory may be, as far as can be told."""
+        if _is_directory(child):
+            return True
+        if child.is_symlink() and self._symlinks is Symlinks.SKIP:
+            return False
+        return self._selection.takes(relative)
+
+    def _child(
+        self, child: os.DirEntry[str], path: Path, relative: str, parent: int
+    ) -> Link | None:
         if child.is_symlink():
-            if not (self._follow_symlinks and path.is_file()):
+            if not (self._symlinks is Symlinks.FOLLOW and path.is_file()):
                 raise UnreadableSource(f"{path} is a symlink", hint=_SYMLINK_HINT)
             return self.file(path, relative)
-        if child.is_dir(follow_symlinks=False):
+        if _is_directory(child):
             return self.directory(path, relative, parent)
         return self.file(path, relative, parent)
 
     def file(self, path: Path, relative: str, parent: int | None = None) -> Link:
         """Hash one file, as `directory` does one of those. Raises SourceChanged."""
+        named = path  # a link's own name says what kind of file it is: that behind it may be a hash
         with _unreadable(path):
             descriptor = _open(path, 0, parent)
             try:
@@ -273,7 +323,7 @@ class _Builder:
                 if not stat.S_ISREG(status.st_mode):
                     raise UnreadableSource(f"{path} is neither a file nor a directory")
                 stamp = Stamp.of(status)
-                link, built = self._hash(path, relative, descriptor, stamp)
+                link, built = self._hash(path, named, relative, descriptor, stamp)
                 if not stamp == Stamp.of(os.fstat(descriptor)) == Stamp.of(path.stat()):
                     raise SourceChanged(f"{path} changed while it was read", cid=link.cid)
             finally:
@@ -282,9 +332,9 @@ class _Builder:
         return link
 
     def _hash(
-        self, path: Path, relative: str, descriptor: int, stamp: Stamp
+        self, path: Path, named: Path, relative: str, descriptor: int, stamp: Stamp
     ) -> tuple[Link, BuiltFile]:
-        segments = self._segments(path) if callable(self._segments) else self._segments
+        segments = self._segments(named) if callable(self._segments) else self._segments
         if segments is None:
             segments = [Segment(stamp.size)]
         check_segments(segments, stamp.size)
@@ -338,6 +388,10 @@ class _Reader:
                 raise SourceChanged(f"{self._path} became shorter while it was read")
             self._position += count
             self._end += count
+
+
+def _is_directory(child: os.DirEntry[str]) -> bool:
+    return child.is_dir(follow_symlinks=False)
 
 
 def _open(path: Path, flags: int, parent: int | None) -> int:

@@ -134,7 +134,7 @@ class Session:
         self._have_id, self._peers_id = next(side.ids), next(side.ids)
         self._early_have: list[Answer] = []
         self._idle_have = 0  # HAVE answers that told nothing new
-        self._holds_all = False
+        self._holds_all = not side.watch  # for want of better knowledge
         self._leaves: LeafStage | None = None
         self._batch: list[tuple[Stage, int, memoryview]] = []
         self._batch_bytes, self._batch_since = 0, 0.0

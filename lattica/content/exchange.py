@@ -39,7 +39,7 @@ from .bitswap import open_bitswap
 from .fetch import Fetch
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
+    from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from lattica.identity import PeerId
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from ._events import FetchEvent
     from ._ranges import ObjectReader
     from ._reading import BlockBatch
+    from ._select import Selection
     from ._serve import Gains
     from ._values import VerifyReport
     from .bitswap import Bitswap
@@ -90,6 +91,7 @@ class Exchange:
         overwrite: bool = False,
         name: str | None = None,
         segments: Segments | None = None,
+        selection: Selection | None = None,
         patience: float = 30.0,
         progress: Callable[[FetchEvent], object] | None = None,
     ) -> Fetched:
@@ -109,6 +111,8 @@ class Exchange:
             overwrite: replace what stands at `destination`.
             name: what the store lists the object as.
             segments: how to cut files, to recognise content that is at `destination` already.
+            selection: which files of a directory to fetch; what arrives is a directory with a root
+                of its own.
             patience: seconds without anyone to ask before the fetch gives up.
             progress: called with each event, on the loop; what it raises ends the fetch.
 
@@ -118,11 +122,21 @@ class Exchange:
             NoProvider: nobody who could be asked holds what is missing.
             ProvidersLost: those who might hold it could not be reached.
             FetchStalled: they are busy, or deliver next to nothing, for five minutes.
-            InvalidInput: something else stands at `destination`.
+            InvalidInput: something else stands at `destination`, or no file is selected.
             StorageError: the disk refuses, or has no room (DiskFull).
             DagError: the object itself is malformed.
         """
-        fetch = self._fetch(root, destination, patience, progress)
+        part = None
+        if selection:
+            recorder = None if more is None else _Recorder(more)
+            async with self.open(
+                root, providers=providers, more=recorder, patience=patience
+            ) as reader:
+                selected = await reader.select(selection)
+            if selected.root != root:
+                part, root = (root, selected.blocks), selected.root
+            providers = [*providers, *(recorder.heard if recorder else ())]
+        fetch = self._fetch(root, destination, patience, progress, part=part)
         return await self._run(
             fetch, providers, more, overwrite=overwrite, name=name, segments=segments
         )
@@ -135,6 +149,7 @@ class Exchange:
         progress: Callable[[FetchEvent], object] | None,
         *,
         pinned: bool = False,
+        part: tuple[CID, Mapping[CID, bytes]] | None = None,
     ) -> Fetch:
         return Fetch(
             self._mesh,
@@ -149,6 +164,7 @@ class Exchange:
             progress=progress,
             bitswap=self._bitswap,
             pinned=pinned,
+            part=part,
         )
 
     async def _run(
@@ -302,6 +318,20 @@ class Exchange:
         """Look whether anybody waits for what the store has gained: say so after adding to it."""
         if self._bitswap is not None:
             self._bitswap.look_again()
+
+
+class _Recorder:
+    """Passes on what it is given, and remembers it: a second fetch need not wait for it again."""
+
+    def __init__(self, infos: AsyncIterable[PeerInfo | None]) -> None:
+        self.heard: list[PeerInfo] = []
+        self._infos = infos
+
+    async def __aiter__(self) -> AsyncIterator[PeerInfo | None]:
+        async for info in self._infos:
+            if info is not None:
+                self.heard.append(info)
+            yield info
 
 
 class _StoreLibrary:

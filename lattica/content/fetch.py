@@ -23,12 +23,13 @@ from lattica.transport import PeerInfo
 
 from ._build import build_in_thread
 from ._events import BadLeaf, DiskFull, FetchDone, Fetched, FetchProgress, FetchStarted
+from ._names import check_written_names
 from ._providers import Providers
 from ._stages import IndexStage, LeafStage
 from ._values import DestinationTaken, ObjectState
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, Callable, Iterable
+    from collections.abc import AsyncIterable, Callable, Iterable, Mapping
     from pathlib import Path
 
     from lattica.cid import CID
@@ -73,12 +74,23 @@ class Fetch:
         progress: Callable[[FetchEvent], object] | None,
         bitswap: Bitswap | None = None,
         pinned: bool = False,
+        part: tuple[CID, Mapping[CID, bytes]] | None = None,
     ) -> None:
+        """Fetch `root`. `part`: of which object it is a part, and the blocks that only it has."""
         self.root, self.version = root, 0
         self._destination, self._store, self._stats = destination.absolute(), store, stats
         self._progress, self._pinned = progress, pinned
+        asked, self._blocks = part or (root, {})
         self._providers = Providers(
-            mesh, root, self, limits, encodings, bans, patience, bitswap=bitswap
+            mesh,
+            asked,
+            self,
+            limits,
+            encodings,
+            bans,
+            patience,
+            watch=part is None,  # what they say they hold is numbered by all of it
+            bitswap=bitswap,
         )
         self._leaves: LeafStage | None = None
         self._done = trio.Event()  # with the present stage
@@ -163,6 +175,8 @@ class Fetch:
         more: AsyncIterable[PeerInfo | None] | None,
     ) -> None:
         """Bring everything that is missing into the part files."""
+        for cid, block in self._blocks.items():
+            await trio.to_thread.run_sync(download.add_index, cid, block)
         index = IndexStage(self.root, self._store, download, self._providers.ids)
         await trio.to_thread.run_sync(index.load)
         index.plan()
@@ -186,6 +200,7 @@ class Fetch:
 
     def _lay_out(self, download: Download, index: IndexStage) -> LeafStage:
         """*Slow.* Make part files and directories; hash and copy what is here already."""
+        check_written_names([*(file.path for file in index.files), *index.directories])
         download.reserve(sum(table.size for table in index.tables))
         _check_room(download.part_path, index)
         for directory in ["", *index.directories] if index.is_directory else []:

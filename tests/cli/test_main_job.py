@@ -186,6 +186,22 @@ def test_a_killed_get_goes_on_where_it_was(shell: Shell) -> None:
     assert (shell.folder / "copy.bin").read_bytes() == source.read_bytes()
 
 
+def test_a_part_of_a_directory_is_listed_and_fetched(shell: Shell) -> None:
+    source = shell.folder / "model"
+    (source / "weights").mkdir(parents=True)
+    for name in ("config.json", "weights/a.bin", "weights/b.bin", "notes.md"):
+        (source / name).write_text(name * 100)
+    with shell.running("one", "share", str(source), "--exclude", "*.md", *LOCAL) as sharer:
+        ticket = line_of(sharer).split()[-1]
+        get = ("get", ticket, "--include", "*.json", "--include", "*/b*", *LOCAL)
+        listed = shell.run("two", *get, "--dry-run").stdout
+        assert "weights/b.bin" in listed
+        assert "a.bin" not in listed
+        shell.run("two", *get, "--local-dir", "copy")
+    copy = shell.folder / "copy"
+    assert {path.name for path in copy.rglob("*.*")} == {"config.json", "b.bin"}
+
+
 def test_a_get_outlives_its_provider_being_killed_and_started_again(shell: Shell) -> None:
     source = shell.file("model.bin", LARGE)
     share = ("share", str(source), "--listen", f"/ip4/127.0.0.1/tcp/{free_port()}", "--no-mdns")

@@ -16,6 +16,7 @@ from lattica.content import (
     Segment,
     SegmentsError,
     Stamp,
+    Symlinks,
     Tree,
     TreeTooLarge,
     UnreadableSource,
@@ -141,12 +142,12 @@ def test_a_symlink_inside_a_directory_is_refused_unless_asked_for(tmp_path: Path
     (top / "link").symlink_to(secret)
     with pytest.raises(UnreadableSource, match="symlink"):
         build(top)
-    built = build(top, follow_symlinks=True)
+    built = build(top, symlinks=Symlinks.FOLLOW)
     assert built.files[0].path == secret.resolve()
     assert built.files[0].relative == "link"
     (top / "loop").symlink_to(top)
     with pytest.raises(UnreadableSource, match="symlink"):
-        build(top, follow_symlinks=True)
+        build(top, symlinks=Symlinks.FOLLOW)
 
 
 @pytest.mark.parametrize("victim", ["b", "sub"])

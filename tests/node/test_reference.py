@@ -94,6 +94,7 @@ def test_the_size_of_a_source_is_that_of_its_files(tmp_path: Path) -> None:
     assert source_of(tmp_path / "absent", key) == (tmp_path / "absent", 0)
     (tmp_path / "d" / "link").symlink_to("one")
     assert source_of(tmp_path / "d", key, follow_symlinks=True) == (tmp_path / "d", 25)
+    assert source_of(tmp_path / "d", key, takes=lambda path: path == "e/two")[1] == 5
 
 
 @pytest.mark.parametrize("shared", [".", "home", "home/key", "link"])
