@@ -16,6 +16,8 @@ from ._namespaces import (
 from ._reach import leads_there as leads_there
 from ._records import Entry as Entry, RecordError as RecordError
 from ._results import (
+    CrawledPeer as CrawledPeer,
+    CrawlResult as CrawlResult,
     FoundValue as FoundValue,
     GetResult as GetResult,
     PutResult as PutResult,

@@ -11,6 +11,8 @@ that concerns it on one stream.
 from __future__ import annotations
 
 import heapq
+import logging
+import math
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -21,6 +23,7 @@ from lattica.transport import PeerInfo
 
 from ._keys import KEY_BITS, K, position
 from ._messages import Message, MessageType, Peer, encode, frame
+from ._providers import ALARM_SECONDS, PROVIDER_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -30,6 +33,8 @@ if TYPE_CHECKING:
     from ._client import Client
     from ._lookup import Lookup
     from ._providers import ProvideSchedule
+
+_log = logging.getLogger(__name__)
 
 LOOKUPS = 8  # under way at once for announcements: half of all, the rest is for who waits
 TELLS = 16  # peers being told at once
@@ -58,6 +63,21 @@ class Announcer:
             keys = self._schedule.due(trio.current_time(), BATCH)
             if keys:
                 await self.announce(keys)
+
+    async def watch(self) -> None:
+        """Tell the user when a key is so late that its records may lapse. Runs until cancelled."""
+        while True:
+            now = trio.current_time()
+            if now >= self._schedule.alarm_at():
+                _log.warning(
+                    "what this node provides is announced %.1f hours late: nobody could be told. "
+                    "Others forget it after %.0f hours",
+                    self._schedule.lag(now) / 3600,
+                    PROVIDER_SECONDS / 3600,
+                )
+            # What comes later cannot be late before one more of these has passed.
+            at = self._schedule.alarm_at()
+            await trio.sleep_until(min(at if now < at else math.inf, now + ALARM_SECONDS))
 
     async def announce(self, keys: Sequence[bytes]) -> int:
         """Announce these keys, which are under way; returns to how many peers the least known was.

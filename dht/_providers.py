@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 from ._keys import position
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from lattica.identity import PeerId
 
@@ -33,6 +33,8 @@ RENEW_FIRST_SECONDS = 60.0  # after the first announcement; doubles up to RENEW_
 _STALE_ENTRIES = 64  # of the heap of what is due, besides one for each key
 RETRY_SECONDS = 15.0  # after an announcement that reached nobody; doubles up to RETRY_MOST_SECONDS
 RETRY_MOST_SECONDS = 900.0
+# A key that is so late is told to the user: many hours before what others recorded of it lapses.
+ALARM_SECONDS = 6 * 3600.0
 MAX_RECORDS = 65_536  # in all; some 700 bytes each, so 45 MiB
 MAX_RECORDS_PER_PEER = 16_384  # fifty large models, tensor by tensor
 MAX_PROVIDERS_PER_KEY = 512
@@ -40,7 +42,11 @@ MAX_PROVIDER_KEY = 256  # bytes; a multihash has up to 130
 
 
 class ProviderStore:
-    """Provider records of other peers, until they expire."""
+    """Provider records of other peers, until they expire.
+
+    Attributes:
+        changed: called with key and peer of each record that came or went.
+    """
 
     def __init__(
         self,
@@ -57,17 +63,38 @@ class ProviderStore:
         self._expiry: dict[tuple[bytes, PeerId], float] = {}
         self._by_key: dict[bytes, dict[PeerId, None]] = {}
         self._by_peer: dict[PeerId, dict[bytes, None]] = {}
+        self.changed: Callable[[bytes, PeerId], object] = lambda _key, _peer: None
 
     def __len__(self) -> int:
         return len(self._expiry)
+
+    def __iter__(self) -> Iterator[tuple[bytes, PeerId]]:
+        """Yield all records, those that expire first at the front."""
+        return iter(self._expiry)
 
     @property
     def keys(self) -> int:
         """How many keys have a provider here."""
         return len(self._by_key)
 
+    def expires_at(self, key: bytes, peer: PeerId) -> float | None:
+        """Return when that record is over; None: there is none."""
+        return self._expiry.get((key, peer))
+
     def add(self, key: bytes, peer: PeerId, *, now: float) -> None:
         """Keep, or renew, the record that `peer` provides `key`. Raises ValueError: a bad key."""
+        self._add(key, peer, self._seconds, now)
+
+    def restore(self, key: bytes, peer: PeerId, *, left: float, now: float) -> None:
+        """Keep a record from before, with so many seconds `left`.
+
+        Those that expire first come first, and all of them before the first `add`. Raises
+        ValueError: a bad key.
+        """
+        if left > 0:
+            self._add(key, peer, min(left, self._seconds), now)
+
+    def _add(self, key: bytes, peer: PeerId, seconds: float, now: float) -> None:
         if not 1 <= len(key) <= MAX_PROVIDER_KEY:
             raise ValueError(f"a key of {len(key)} bytes, expected 1 to {MAX_PROVIDER_KEY}")
         self.expire(now)
@@ -78,9 +105,10 @@ class ProviderStore:
             self._discard(key, next(iter(self._by_key[key])))
         if len(self._expiry) >= self._most:
             self._make_room(peer)
-        self._expiry[key, peer] = now + self._seconds
+        self._expiry[key, peer] = now + seconds
         self._by_key.setdefault(key, {})[peer] = None
         self._by_peer.setdefault(peer, {})[key] = None
+        self.changed(key, peer)
 
     def providers(self, key: bytes, *, now: float) -> list[PeerId]:
         """Return who provides `key`, the latest to say so first."""
@@ -114,15 +142,21 @@ class ProviderStore:
         del self._by_peer[peer][key]
         if not self._by_peer[peer]:
             del self._by_peer[peer]
+        self.changed(key, peer)
 
 
 @dataclass(slots=True)
 class _Own:
-    """A key of ours. `due_at` is when to announce it; `interval` is what follows a success."""
+    """A key of ours.
+
+    `due_at` is when to announce it next, `wanted_at` when that was due first: trying again later
+    makes it no less late. `interval` is what follows a success.
+    """
 
     key: bytes
     position: int
     due_at: float
+    wanted_at: float
     interval: float = RENEW_FIRST_SECONDS
     retry: float = RETRY_SECONDS
     announced_at: float | None = None
@@ -147,7 +181,7 @@ class ProvideSchedule:
     def add(self, key: bytes, *, now: float) -> None:
         """Provide `key` from now on; it is due at once. A key already provided stays as it is."""
         if key not in self._own:
-            own = self._own[key] = _Own(key, position(key), now)
+            own = self._own[key] = _Own(key, position(key), now, now)
             self._push(own)
 
     def remove(self, key: bytes) -> None:
@@ -180,7 +214,7 @@ class ProvideSchedule:
         if own is None:
             return
         own.announced_at, own.retry, own.under_way = now, RETRY_SECONDS, False
-        own.due_at = now + own.interval
+        own.due_at = own.wanted_at = now + own.interval
         own.interval = min(own.interval * 2, self._renew_seconds)
         self._push(own)
 
@@ -218,9 +252,17 @@ class ProvideSchedule:
     def lag(self, now: float) -> float:
         """Return by how many seconds the most overdue key is late; 0 when none is.
 
-        Above `PROVIDER_SECONDS - RENEW_SECONDS`, records lapse before they are renewed.
+        It is late until somebody has been told, however often that was tried. Above
+        `PROVIDER_SECONDS - RENEW_SECONDS`, records lapse before they are renewed.
         """
-        return max(0.0, max((now - own.due_at for own in self._own.values()), default=0.0))
+        return max(0.0, now - self._first_wanted())
+
+    def alarm_at(self) -> float:
+        """Return when the lag reaches `ALARM_SECONDS`, unless somebody is told before."""
+        return self._first_wanted() + ALARM_SECONDS
+
+    def _first_wanted(self) -> float:
+        return min((own.wanted_at for own in self._own.values()), default=math.inf)
 
     def _push(self, own: _Own) -> None:
         heapq.heappush(self._heap, (own.due_at, own.position, own.key))

@@ -59,6 +59,8 @@ class RecordStore:
     Args:
         namespaces: the rules, which say what replaces what.
         limits: what it holds at most.
+
+    Attributes:
         changed: called with key, place and item when one came, with None when it went.
     """
 
@@ -67,9 +69,9 @@ class RecordStore:
         namespaces: Namespaces,
         *,
         limits: StoreLimits = _LIMITS,
-        changed: Callable[[bytes, bytes, Item | None], object] = lambda _key, _place, _item: None,
     ) -> None:
-        self._namespaces, self._changed = namespaces, changed
+        self.changed: Callable[[bytes, bytes, Item | None], object] = lambda _key, _place, _it: None
+        self._namespaces = namespaces
         self._limits = limits
         self._keys: dict[bytes, dict[bytes, Item]] = {}
         # In the order of arrival, the oldest first.
@@ -107,6 +109,10 @@ class RecordStore:
         """Return what stands in one place."""
         return self._keys.get(key, {}).get(place)
 
+    def reopen(self, key: bytes, encoded: bytes, expires: float) -> Item:
+        """Return an item that was read before, from where it was saved. Raises LatticaError."""
+        return self._namespaces.rules(key).reopen(key, encoded, expires)
+
     def add(self, key: bytes, item: Item, *, now: float) -> bool:
         """Keep `item`; says whether that is news. The same item again is none.
 
@@ -139,7 +145,7 @@ class RecordStore:
         self._key_sizes[key] += set_size
         self._size += cost
         self._push(item.expires, key, item.place)
-        self._changed(key, item.place, item)
+        self.changed(key, item.place, item)
         return True
 
     def expire(self, now: float) -> None:
@@ -205,7 +211,7 @@ class RecordStore:
         self._owner_sizes[item.owner] -= cost
         if not theirs:
             del self._owners[item.owner], self._owner_sizes[item.owner]
-        self._changed(key, place, None)
+        self.changed(key, place, None)
 
     def _push(self, expires: float, key: bytes, place: bytes) -> None:
         heapq.heappush(self._expiry, (expires, key, place))

@@ -166,3 +166,46 @@ def shown(key: bytes) -> str:
     """Return a key as people read it."""
     text = text_of(key)
     return text if isinstance(text, str) else key.hex()
+
+
+@dataclass(frozen=True, slots=True)
+class CrawledPeer(_Result):
+    """One peer that a crawl came upon.
+
+    Attributes:
+        peer: which.
+        addresses: where it is said to be.
+        reachable: whether it answered.
+        error: why it did not, in a word or two.
+        agent: which program it says it is; empty where it has not said.
+        contacts: peers that it named.
+        rtt_ms: the round trip to it, where it was measured.
+    """
+
+    peer: PeerId
+    addresses: tuple[Multiaddr, ...]
+    reachable: bool
+    error: str | None
+    agent: str
+    contacts: int
+    rtt_ms: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class CrawlResult(_Result):
+    """The DHT as one walk found it. This node is not among the peers.
+
+    Attributes:
+        protocol: of which DHT.
+        peers: all that were named, the reachable first.
+        reachable: how many of them answered.
+        complete: everybody who was named was asked. False: there were more than were allowed, or
+            time ran out.
+        seconds: how long it took.
+    """
+
+    protocol: str
+    peers: tuple[CrawledPeer, ...]
+    reachable: int
+    complete: bool
+    seconds: float

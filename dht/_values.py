@@ -24,6 +24,7 @@ from ._keeper import requests_for
 from ._keys import K, position
 from ._messages import MAX_MESSAGE, Message, MessageType
 from ._namespaces import MAX_VALUES, Item, Reason, SignedEntries, ValueRefused
+from ._own import MAX_OWN, OwnEntries
 from ._providers import ProvideSchedule
 from ._reading import Reading
 from ._records import (
@@ -50,7 +51,6 @@ _log = logging.getLogger(__name__)
 
 TTL = 24 * 3600.0  # seconds that a value lives where its writer does not say
 RENEW_SECONDS = 3600.0  # at most between two puttings of the same entry
-MAX_OWN = 4096  # entries of this node that it keeps putting
 ASK_SECONDS = 10.0  # for one peer to keep a value
 SLOW_SECONDS = 1.0  # so long are the last few waited for, once most have taken it
 REPAIRS = 16  # peers being told something newer at once; beyond them, another reader will
@@ -98,6 +98,9 @@ class NotStored(Unreachable):
 class Values:
     """Puts and gets values, for one node.
 
+    Attributes:
+        own: what this node has put, and puts again until it expires.
+
     Args:
         server: whether this node keeps values for others.
         first_contact: waits until there is somebody to ask.
@@ -118,15 +121,10 @@ class Values:
         self._mesh, self._client, self._keeper, self._clock = mesh, client, keeper, clock
         self._server, self._first_contact, self._nursery = server, first_contact, nursery
         self._namespaces = keeper.namespaces
-        self._own: dict[bytes, dict[bytes, Item]] = {}
+        self.own = OwnEntries()
         self._schedule = ProvideSchedule(renew_seconds=RENEW_SECONDS)
         self._changed = trio.Event()
         self._repairs = 0
-
-    @property
-    def own(self) -> int:
-        """How many entries of this node are put again and again until they expire."""
-        return sum(map(len, self._own.values()))
 
     # Putting.
 
@@ -194,7 +192,7 @@ class Values:
         encoded = packed
         if isinstance(self._namespaces.rules(key), SignedEntries):
             place = subkey + self._mesh.peer_id.raw
-            for known in (self._own.get(key, {}).get(place), self._keeper.store.item(key, place)):
+            for known in (self.own.item(key, place), self._keeper.store.item(key, place)):
                 if known is not None and known.entry is not None:
                     above = max(above, known.entry.sequence)
             created_ms = int(now * 1000)
@@ -297,11 +295,9 @@ class Values:
 
     def _remember(self, key: bytes, item: Item) -> None:
         self._forget_expired()
-        theirs = self._own.get(key, {})
-        if item.place not in theirs and self.own >= MAX_OWN:
+        if not self.own.add(key, item):
             _log.warning("%d entries are put again until they expire; this one is not", MAX_OWN)
             return
-        self._own.setdefault(key, {})[item.place] = item
         self._schedule.remove(key)
         now = trio.current_time()
         self._schedule.add(key, now=now)
@@ -309,13 +305,17 @@ class Values:
         self._schedule.announced(key, now=now)
         self._changed.set()
 
+    def resume(self) -> None:
+        """Put again what this node has written in an earlier life."""
+        for key in self.own.keys:
+            self._schedule.add(key, now=trio.current_time())
+        self._changed.set()
+
     def _forget_expired(self) -> None:
-        now = self._clock.now()
-        for key, items in list(self._own.items()):
-            for place in [place for place, item in items.items() if item.expires <= now]:
-                del items[place]
-            if not items:
-                del self._own[key]
+        before = self.own.keys
+        self.own.expire(self._clock.now())
+        for key in before:
+            if not self.own.of(key):
                 self._schedule.remove(key)
 
     def hasten(self) -> None:
@@ -339,7 +339,7 @@ class Values:
         told = False
         try:
             peers = await self._holders_of(key)
-            if items := list(self._own.get(key, {}).values()):
+            if items := self.own.of(key):
                 took, _, _ = await self._tell_all(key, items, peers)
                 told = bool(took)
         finally:

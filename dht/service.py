@@ -30,10 +30,13 @@ from ._answers import Responder
 from ._client import Client
 from ._clock import Clock
 from ._contacts import ContactFile
+from ._crawl import MAX_PEERS as MAX_CRAWLED
+from ._crawler import crawl
 from ._keeper import Keeper
 from ._keys import K
 from ._messages import MAX_KEY, MAX_MESSAGE, Message, MessageType, decode, encode
 from ._namespaces import Namespaces, Rules
+from ._persist import Persistence
 from ._providers import MAX_PROVIDER_KEY, PROVIDER_SECONDS, ProviderStore, ProvideSchedule
 from ._search import Findings, ProviderSearch
 from ._table import Contact, RoutingTable
@@ -49,7 +52,7 @@ if TYPE_CHECKING:
     from lattica.transport import Mesh, Multiaddr, Stream
 
     from ._bootstrap import BootstrapStatus
-    from ._results import GetResult, PutResult
+    from ._results import CrawlResult, GetResult, PutResult
 
 DEFAULT_PROTOCOL = "/lattica/kad/1.0.0"
 SERVED_STREAMS_PER_PEER = 16
@@ -84,6 +87,8 @@ class DhtStatus:
         values: values that others left with us.
         provided: keys that we provide.
         reprovide_lag: how late the most overdue of them is, in seconds.
+        reprovide_alarm: whether that is so late that what others recorded will lapse if it goes on.
+        own_values: values that we have put, and put again until they expire.
         clock_skew: by how many seconds our clock is ahead of those of the peers.
         bootstrap: each bootstrap address.
     """
@@ -97,6 +102,8 @@ class DhtStatus:
     values: int
     provided: int
     reprovide_lag: float
+    reprovide_alarm: bool
+    own_values: int
     clock_skew: float
     bootstrap: tuple[BootstrapStatus, ...]
 
@@ -120,6 +127,7 @@ class Dht:
         contacts: Path | None,
         namespaces: Mapping[str, Rules],
         wall_clock: Callable[[], float],
+        database: Path | None,
         rng: random.Random,
     ) -> None:
         self.protocol, self.server = protocol, server
@@ -160,6 +168,16 @@ class Dht:
             first_contact=self._upkeep.first_contact,
             nursery=nursery,
         )
+        self._persistence = None
+        if database is not None:
+            self._persistence = Persistence(
+                database,
+                held=self._keeper.store,
+                own=self._values.own,
+                providers=self._store,
+                book=mesh.book,
+                clock=self._clock,
+            )
 
     # What programs ask.
 
@@ -337,6 +355,24 @@ class Dht:
                 nursery.start_soon(get_one, key)
         return {key: result for key, result in found.items() if result is not None}
 
+    async def crawl(self, *, most: int = MAX_CRAWLED, seconds: float = 120.0) -> CrawlResult:
+        """Walk the whole DHT, and return who is in it and who of them answers.
+
+        Args:
+            most: peers to find at most.
+            seconds: how long to walk at most; what was found by then is returned.
+        """
+        self._check_open()
+        await self._upkeep.first_contact()
+        return await crawl(
+            self._mesh,
+            self._client,
+            protocol=self.protocol,
+            most=most,
+            seconds=seconds,
+            rng=self._rng,
+        )
+
     def peers(self) -> list[Contact]:
         """Return the contacts in the routing table, the furthest bucket first."""
         return list(self._table)
@@ -356,6 +392,8 @@ class Dht:
             values=len(self._keeper.store),
             provided=len(self._schedule),
             reprovide_lag=self._schedule.lag(now),
+            reprovide_alarm=now >= self._schedule.alarm_at(),
+            own_values=len(self._values.own),
             clock_skew=self._clock.skew,
             bootstrap=self._upkeep.bootstrap_statuses(now),
         )
@@ -470,6 +508,7 @@ async def open_dht(
     contacts: Path | None = None,
     namespaces: Mapping[str, Rules] | None = None,
     wall_clock: Callable[[], float] = time.time,
+    database: Path | None = None,
     rng: random.Random | None = None,
 ) -> AsyncIterator[Dht]:
     """Take part in the DHT on `mesh` until the block ends.
@@ -486,6 +525,7 @@ async def open_dht(
         namespaces: rules for values by the first part of their keys, beside those of `/lattica/`;
             `SignedEntries(check)` for values of yours. Under any other key nothing is kept.
         wall_clock: seconds since 1970; values expire by it.
+        database: the file in which records outlive this process. None: they do not.
         rng: chance; give a seeded one to replay a run.
     """
     if rng is None:
@@ -500,8 +540,13 @@ async def open_dht(
             contacts=contacts,
             namespaces=namespaces or {},
             wall_clock=wall_clock,
+            database=database,
             rng=rng,
         )
+        if dht._persistence is not None:
+            await dht._persistence.load()
+            dht._values.resume()
+            await nursery.start(dht._persistence.run)
         if server:
             mesh.handle(protocol, dht._serve)
         mesh.book.protect(dht._table.__contains__)  # a contact is worth nothing without addresses
@@ -509,6 +554,7 @@ async def open_dht(
             nursery.start_soon(dht._upkeep.run, events)
             nursery.start_soon(dht._client.run)
             nursery.start_soon(dht._announcer.run)
+            nursery.start_soon(dht._announcer.watch)
             nursery.start_soon(dht._values.run)
             yield dht
         finally:

@@ -26,6 +26,7 @@ class Node:
     dht: Dht
     host: str
     ended: trio.CancelScope
+    gone: trio.Event
 
     @property
     def peer(self) -> PeerId:
@@ -93,6 +94,7 @@ class Swarm:
         task_status: trio.TaskStatus[Node],
     ) -> None:
         transport = self.network.transport(host)
+        gone = trio.Event()
         with trio.CancelScope() as scope:
             async with AsyncExitStack() as stack:
                 mesh = await stack.enter_async_context(
@@ -105,8 +107,9 @@ class Swarm:
                 dht = await stack.enter_async_context(
                     open_dht(mesh, rng=random.Random(number), **options)
                 )
-                task_status.started(Node(mesh, dht, transport.host, scope))
+                task_status.started(Node(mesh, dht, transport.host, scope, gone))
                 await trio.sleep_forever()
+        gone.set()
 
 
 @asynccontextmanager

@@ -368,8 +368,8 @@ def test_the_books_of_the_store_balance_whatever_comes(data: st.DataObject) -> N
             items_per_key=4,
             size_per_key=3000,
         ),
-        changed=lambda key, place, each: gone.__setitem__((key, place), each),
     )
+    store.changed = lambda key, place, each: gone.__setitem__((key, place), each)
     now = NOW
     for _ in range(data.draw(st.integers(1, 60))):
         key = b"/lattica/%d" % data.draw(st.integers(0, 3))
