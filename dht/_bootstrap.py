@@ -13,6 +13,8 @@ import enum
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ._results import Result
+
 if TYPE_CHECKING:
     import random
 
@@ -37,7 +39,7 @@ class BootstrapPhase(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class BootstrapStatus:
+class BootstrapStatus(Result):
     """What became of one bootstrap address.
 
     Attributes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import enum
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -23,7 +24,9 @@ class ValueNotFound(NotFound):
     hint = "check the key and the subkey; what was put before may have expired"
 
 
-class _Result:
+class Result:
+    """Base of all results: a frozen dataclass that shows itself as JSON."""
+
     __slots__ = ()
 
     def to_json(self) -> dict[str, Json]:
@@ -37,13 +40,15 @@ class _Result:
 def plain(value: object) -> Json:
     """Return a value as JSON has it. Bytes, which JSON has not, become `{"base64": …}`."""
     match value:
+        case enum.Enum():
+            return value.name.lower()
         case None | bool() | int() | float() | str():
             return value
         case bytes():
             return {"base64": base64.b64encode(value).decode()}
         case PeerId() | Multiaddr():
             return str(value)
-        case _Result():
+        case Result():
             return value.to_json()
         case tuple() | list():
             return [plain(item) for item in value]
@@ -61,7 +66,7 @@ def text_of(name: bytes) -> Json:
 
 
 @dataclass(frozen=True, slots=True)
-class FoundValue(_Result):
+class FoundValue(Result):
     """One value under a key.
 
     Attributes:
@@ -81,12 +86,13 @@ class FoundValue(_Result):
     expires: float
 
     def to_json(self) -> dict[str, Json]:
-        """Return the fields as JSON; `value` as JSON has it."""
-        return {**_Result.to_json(self), "subkey": text_of(self.subkey)}
+        """Return the fields as JSON, and the `type` of the value, which JSON may not show."""
+        names = {"subkey": text_of(self.subkey), "type": type(self.value).__name__}
+        return {**Result.to_json(self), **names}
 
 
 @dataclass(frozen=True, slots=True)
-class GetResult(_Result):
+class GetResult(Result):
     """What stands under a key, as most of those who should know say.
 
     Attributes:
@@ -127,11 +133,11 @@ class GetResult(_Result):
 
     def to_json(self) -> dict[str, Json]:
         """Return the fields as JSON."""
-        return {**_Result.to_json(self), "key": text_of(self.key)}
+        return {**Result.to_json(self), "key": text_of(self.key)}
 
 
 @dataclass(frozen=True, slots=True)
-class PutResult(_Result):
+class PutResult(Result):
     """A value that was put.
 
     Attributes:
@@ -159,7 +165,7 @@ class PutResult(_Result):
     def to_json(self) -> dict[str, Json]:
         """Return the fields as JSON."""
         names = {"key": text_of(self.key), "subkey": text_of(self.subkey)}
-        return {**_Result.to_json(self), **names}
+        return {**Result.to_json(self), **names}
 
 
 def shown(key: bytes) -> str:
@@ -169,7 +175,7 @@ def shown(key: bytes) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class CrawledPeer(_Result):
+class CrawledPeer(Result):
     """One peer that a crawl came upon.
 
     Attributes:
@@ -192,7 +198,7 @@ class CrawledPeer(_Result):
 
 
 @dataclass(frozen=True, slots=True)
-class CrawlResult(_Result):
+class CrawlResult(Result):
     """The DHT as one walk found it. This node is not among the peers.
 
     Attributes:

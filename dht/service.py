@@ -38,6 +38,7 @@ from ._messages import MAX_KEY, MAX_MESSAGE, Message, MessageType, decode, encod
 from ._namespaces import Namespaces, Rules
 from ._persist import Persistence
 from ._providers import MAX_PROVIDER_KEY, PROVIDER_SECONDS, ProviderStore, ProvideSchedule
+from ._results import Result
 from ._search import Findings, ProviderSearch
 from ._table import Contact, RoutingTable
 from ._upkeep import Upkeep
@@ -74,7 +75,7 @@ class InvalidKey(InvalidInput):
 
 
 @dataclass(frozen=True, slots=True)
-class DhtStatus:
+class DhtStatus(Result):
     """What a DHT node looks like from outside.
 
     Attributes:

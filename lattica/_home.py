@@ -2,6 +2,7 @@
 
     key            the private key, mode 0600          lattica.toml   settings (config.py)
     store/         the index of what is shared         lock           held by the running node
+    dht.db         records of the DHT (dht/_database)
     port           where it listened last              control.sock   the running node (_control.py)
 
 The lock is the operating system's, so it is gone with its owner, however that one died.
@@ -58,6 +59,11 @@ class Home:
     def contacts(self) -> Path:
         """The peers of the DHT that answered last."""
         return self.path / "contacts"
+
+    @property
+    def records(self) -> Path:
+        """The file in which records of the DHT outlive the node."""
+        return self.path / "dht.db"
 
     @property
     def control(self) -> Path:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import trio
 
 from lattica._control import UnknownMethod
+from lattica._dht_requests import DHT_METHODS
 from lattica.cid import HashFunction
 from lattica.errors import InvalidInput
 
@@ -190,6 +191,7 @@ async def _verify(node: AsyncNode, params: _Params, progress: ProgressCallback) 
 
 
 METHODS: dict[str, Method] = {
+    **DHT_METHODS,
     "status": _status,
     "share": _share,
     "get": _get,

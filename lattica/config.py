@@ -68,6 +68,7 @@ KEYS = {
             "compress", "node", "auto", "leaves on the wire: on, off, auto (where the link is slow)"
         ),
         Key("quota", "store", "", "what the store may keep of its own: 50G; empty: no bound"),
+        Key("dht_protocol", "node", "/lattica/kad/1.0.0", "which DHT: its protocol ID"),
         Key("swarm", "node", "public", "whose announcements of shares are heard and made"),
     )
 }
@@ -178,7 +179,7 @@ def resolve(
             continue
         if name not in KEYS:
             raise ConfigError(f"unknown setting {name!r}{_suggest(name, KEYS)}")
-        origin = f"--{'no-' if value is False else ''}{name}"
+        origin = f"--{'no-' if value is False else ''}{name.replace('_', '-')}"
         found[name] = Setting(_checked(KEYS[name], value, origin), origin)
     return Config(home, home_origin, found)
 
@@ -270,8 +271,14 @@ def parse_quota(text: str, origin: str = "quota") -> int | None:
         raise ConfigError(f"{origin}: {error}", hint=error.hint) from None
 
 
+def _check_protocol(text: str, origin: str) -> None:
+    if not text.startswith("/") or not text.isprintable() or " " in text or len(text) > 128:
+        raise ConfigError(f"{origin}: {text!r} is not a protocol ID such as /my-swarm/kad/1.0.0")
+
+
 _CHECKS: dict[str, Callable[[str, str], object]] = {
-    "quota": parse_quota,
-    "log": parse_log,
     "compress": _check_compress,
+    "dht_protocol": _check_protocol,
+    "log": parse_log,
+    "quota": parse_quota,
 }

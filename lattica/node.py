@@ -76,7 +76,7 @@ from lattica.ticket import Ticket, fitting, is_plain_name
 from lattica.transport import Multiaddr, PeerInfo, open_mesh
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from lattica import content
@@ -84,7 +84,7 @@ if TYPE_CHECKING:
     from lattica._home import Home
     from lattica.codec import Value
     from lattica.content import Exchange, ObjectReader, StoredObject
-    from lattica.dht import Dht
+    from lattica.dht import Dht, Rules
     from lattica.pubsub import Pubsub, Subscription
     from lattica.results import Announcement, ProgressCallback, RangeRead
     from lattica.transport import Connection, Mesh, Transport
@@ -123,6 +123,8 @@ async def open_node(
     quota: str | int | None = None,
     transports: Sequence[Transport] | None = None,
     dht_server: bool = True,
+    dht_protocol: str | None = None,
+    dht_namespaces: Mapping[str, Rules] | None = None,
 ) -> AsyncIterator[AsyncNode]:
     """Run a node until the block ends.
 
@@ -139,6 +141,8 @@ async def open_node(
         quota: most bytes that the store keeps of its own, a number or a text like `50G`.
         transports: what links are made of; TCP by default, memory in tests.
         dht_server: answer the DHT's questions; False for a visit of a few seconds.
+        dht_protocol: which DHT: nodes share peers and records with those of the same protocol ID.
+        dht_namespaces: rules for values of yours in the DHT, see `lattica.dht.open_dht`.
 
     Raises:
         HomeInUse: another node runs on this home.
@@ -152,6 +156,7 @@ async def open_node(
         "mdns": mdns,
         "compress": compress,
         "quota": None if quota is None else str(quota),
+        "dht_protocol": dht_protocol,
     }
     settings = config.load(os.environ, given, user_home=Path.home())
     bootstrap_peers = _addresses(settings.texts("bootstrap"))
@@ -170,9 +175,12 @@ async def open_node(
                 ) as mesh,
                 open_dht(
                     mesh,
+                    protocol=settings.text("dht_protocol"),
                     server=dht_server,
                     bootstrap=bootstrap_peers,
                     contacts=owned.contacts,
+                    namespaces=dht_namespaces,
+                    database=owned.records,
                 ) as dht,
                 open_pubsub(mesh) as pubsub,
                 open_exchange(

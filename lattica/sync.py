@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 import trio
 
+from lattica._dht_sync import BlockingDht
 from lattica._nursery import private_nursery
 from lattica._progress import shown
 from lattica._sync_opened import BlockingObject
@@ -346,6 +347,11 @@ class Node:
                     ref, repair=repair, peers=peers, progress=callback, timeout=timeout
                 )
             )
+
+    @property
+    def dht(self) -> BlockingDht:
+        """The methods of `AsyncNode.dht`, blocking."""
+        return BlockingDht(self._call)
 
     @contextlib.contextmanager
     def subscribe(self, topic: str) -> Iterator[Iterator[Message]]:

@@ -31,6 +31,8 @@ NODE = {
     "_announce",
     "_control",
     "_control_server",
+    "_dht_requests",
+    "_dht_sync",
     "_home",
     "_listen",
     "_mdns",

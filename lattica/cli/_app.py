@@ -18,10 +18,12 @@ import typer
 from lattica._control import NodeNotRunning, Request
 
 from . import _delta, _show
+from ._dht import dht
 from ._options import (
     AnnounceOption,
     BootstrapOption,
     CompressOption,
+    DhtProtocolOption,
     ExcludeOption,
     HomeOption,
     IncludeOption,
@@ -96,6 +98,7 @@ def up(
     mdns: MdnsOption = None,
     compress: CompressOption = None,
     quota: QuotaOption = None,
+    dht_protocol: DhtProtocolOption = None,
     swarm: SwarmOption = None,
     lines: LinesOption = False,
     quiet: QuietOption = False,
@@ -113,6 +116,7 @@ def up(
         mdns=mdns,
         compress=compress,
         quota=quota,
+        dht_protocol=dht_protocol,
         swarm=swarm,
     ) as session:
         _serve(session, _show.node_is_up, join_swarm=True)
@@ -125,6 +129,7 @@ def bootstrap(
     announce: AnnounceOption = None,
     bootstrap: BootstrapOption = None,
     mdns: MdnsOption = None,
+    dht_protocol: DhtProtocolOption = None,
     lines: LinesOption = False,
     quiet: QuietOption = False,
     verbose: VerboseOption = 0,
@@ -142,6 +147,7 @@ def bootstrap(
         announce=announce,
         bootstrap=bootstrap,
         mdns=mdns,
+        dht_protocol=dht_protocol,
     ) as session:
         _serve(session, _show.bootstrap_is_up, join_swarm=False)
 
@@ -491,6 +497,7 @@ def conform(
 
 
 app.command()(sim)
+app.add_typer(dht)
 app.add_typer(_delta.app, name="delta", help="Write a checkpoint as its difference from another.")
 
 

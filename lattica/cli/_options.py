@@ -71,6 +71,10 @@ QuotaOption = Annotated[
 SwarmOption = Annotated[
     str | None, typer.Option("--swarm", metavar="NAME", help="Whose announcements to hear.")
 ]
+DhtProtocolOption = Annotated[
+    str | None,
+    typer.Option("--dht-protocol", metavar="ID", help="Which DHT to join [/lattica/kad/1.0.0]."),
+]
 
 
 def session(

@@ -56,6 +56,7 @@ class Session:
             "mdns": self.config.flag("mdns"),
             "compress": self.config.text("compress"),
             "quota": self.config.text("quota"),
+            "dht_protocol": self.config.text("dht_protocol"),
         }
 
     def ask(

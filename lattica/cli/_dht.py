@@ -1,0 +1,370 @@
+"""`lattica dht`: values, providers and peers of the DHT.
+
+The node that runs on this home does it. Where none runs, the command visits the DHT with a node of
+its own, which answers nobody and leaves when it is done.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import re
+import sys
+import time
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lattica._control import Request
+from lattica.errors import InvalidInput
+
+from ._options import (
+    BootstrapOption,
+    DhtProtocolOption,
+    HomeOption,
+    JsonOption,
+    LinesOption,
+    ListenOption,
+    MdnsOption,
+    QuietOption,
+    TimeoutOption,
+    VerboseOption,
+    session as _session,
+)
+
+if TYPE_CHECKING:
+    from lattica.node import AsyncNode
+
+    from ._output import Output
+    from ._session import Session
+
+dht = typer.Typer(
+    name="dht",
+    help="Put and get signed values, find providers, walk the network.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+KeyArgument = Annotated[
+    str,
+    typer.Argument(metavar="KEY", help="A key such as /lattica/greeting.", show_default=False),
+]
+CidArgument = Annotated[str, typer.Argument(metavar="CID", help="A CID.", show_default=False)]
+
+
+def _seconds(text: str) -> float:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text)
+    if match is None:
+        raise typer.BadParameter(f"{text!r} is not a time such as 90, 15m, 24h or 7d")
+    return float(match[1]) * _UNITS[match[2] or "s"]
+
+
+@dht.command()
+def put(
+    key: KeyArgument,
+    value: Annotated[
+        str,
+        typer.Argument(
+            metavar="VALUE", help="Text; - reads it from standard input.", show_default=False
+        ),
+    ],
+    ttl: Annotated[
+        float, typer.Option("--ttl", metavar="TIME", help="90, 15m, 24h, 7d.", parser=_seconds)
+    ] = "24h",  # type: ignore[assignment]  # the parser reads it
+    subkey: Annotated[
+        str, typer.Option("--subkey", metavar="TEXT", help="Beside your other values of the key.")
+    ] = "",
+    raw: Annotated[bool, typer.Option("--raw", help="Put bytes instead of text.")] = False,
+    typed: Annotated[
+        bool, typer.Option("--typed", help="VALUE is JSON: a number, a list, a map, …")
+    ] = False,
+    home: HomeOption = None,
+    listen: ListenOption = None,
+    bootstrap: BootstrapOption = None,
+    mdns: MdnsOption = None,
+    dht_protocol: DhtProtocolOption = None,
+    timeout: TimeoutOption = 60.0,
+    as_json: JsonOption = False,
+    lines: LinesOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = 0,
+) -> None:
+    """Put a value under a key, signed by this node.
+
+    Other nodes' values under the key stay. The running node puts it again until its time is over.
+    """
+    if raw and typed:
+        raise typer.BadParameter("--raw and --typed exclude each other")
+    with _session(
+        home,
+        verbose,
+        as_json=as_json,
+        lines=lines,
+        quiet=quiet,
+        listen=listen,
+        bootstrap=bootstrap,
+        mdns=mdns,
+        dht_protocol=dht_protocol,
+    ) as session:
+        params: dict[str, Any] = {"key": key, "ttl": ttl, "subkey": subkey, "timeout": timeout}
+        params |= _read_value(value, raw=raw, typed=typed)
+        found = _do(session, Request("dht_put", params))
+        output = session.output
+        output.data(f"{found['holders']} peers keep it until {_moment(found['expires'])}")
+        for why, count in sorted(found["refused"].items()):
+            output.say(f"{count} did not: {why}")
+        output.result(found, "put")
+
+
+@dht.command()
+def get(
+    key: KeyArgument,
+    subkey: Annotated[
+        str | None, typer.Option("--subkey", metavar="TEXT", help="Only values of this subkey.")
+    ] = None,
+    author: Annotated[
+        str | None, typer.Option("--author", metavar="PEER", help="Only values of this peer.")
+    ] = None,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Write the newest value, text or bytes, as it is.")
+    ] = False,
+    home: HomeOption = None,
+    listen: ListenOption = None,
+    bootstrap: BootstrapOption = None,
+    mdns: MdnsOption = None,
+    dht_protocol: DhtProtocolOption = None,
+    timeout: TimeoutOption = 60.0,
+    as_json: JsonOption = False,
+    lines: LinesOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = 0,
+) -> None:
+    """Print the newest valid value of each subkey and author under a key."""
+    with _session(
+        home,
+        verbose,
+        as_json=as_json,
+        lines=lines,
+        quiet=quiet,
+        listen=listen,
+        bootstrap=bootstrap,
+        mdns=mdns,
+        dht_protocol=dht_protocol,
+    ) as session:
+        params = {"key": key, "subkey": subkey, "author": author, "timeout": timeout}
+        found = _do(session, Request("dht_get", params))
+        if raw:
+            sys.stdout.buffer.write(_raw(found["entries"]))
+            sys.stdout.buffer.flush()
+            return
+        _show_values(session.output, found)
+
+
+@dht.command()
+def provide(
+    cid: CidArgument,
+    home: HomeOption = None,
+    timeout: TimeoutOption = 60.0,
+    as_json: JsonOption = False,
+    lines: LinesOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = 0,
+) -> None:
+    """Have the running node announce that it has what a CID names, from now on.
+
+    What is shared is announced without this.
+    """
+    with _session(home, verbose, as_json=as_json, lines=lines, quiet=quiet) as session:
+        found = session.ask(Request("dht_provide", {"cid": cid, "timeout": timeout}))
+        session.output.data(f"{found['told']} peers were told")
+        session.output.result(found, "provided")
+
+
+@dht.command()
+def providers(
+    cid: CidArgument,
+    count: Annotated[int, typer.Option("--count", "-c", min=1, help="How many at most.")] = 20,
+    home: HomeOption = None,
+    listen: ListenOption = None,
+    bootstrap: BootstrapOption = None,
+    mdns: MdnsOption = None,
+    dht_protocol: DhtProtocolOption = None,
+    timeout: TimeoutOption = 60.0,
+    as_json: JsonOption = False,
+    lines: LinesOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = 0,
+) -> None:
+    """List the peers that provide what a CID names."""
+    with _session(
+        home,
+        verbose,
+        as_json=as_json,
+        lines=lines,
+        quiet=quiet,
+        listen=listen,
+        bootstrap=bootstrap,
+        mdns=mdns,
+        dht_protocol=dht_protocol,
+    ) as session:
+        params = {"cid": cid, "count": count, "timeout": timeout}
+        found = _do(session, Request("dht_providers", params))
+        output = session.output
+        rows = [(row["peer"], " ".join(row["addresses"])) for row in found["providers"]]
+        output.table(("PEER", "ADDRESSES"), rows)
+        if found["this_node"]:
+            output.say("this node provides it, too" if rows else "this node alone provides it")
+        _show_rows(output, found, "providers", "provider")
+
+
+@dht.command()
+def crawl(
+    most: Annotated[int, typer.Option("--most", min=1, help="Peers to find at most.")] = 10_000,
+    home: HomeOption = None,
+    listen: ListenOption = None,
+    bootstrap: BootstrapOption = None,
+    mdns: MdnsOption = None,
+    dht_protocol: DhtProtocolOption = None,
+    timeout: TimeoutOption = 120.0,
+    as_json: JsonOption = False,
+    lines: LinesOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = 0,
+) -> None:
+    """Walk the whole DHT, and list who is in it. When time is up, what was found is listed."""
+    with _session(
+        home,
+        verbose,
+        as_json=as_json,
+        lines=lines,
+        quiet=quiet,
+        listen=listen,
+        bootstrap=bootstrap,
+        mdns=mdns,
+        dht_protocol=dht_protocol,
+    ) as session:
+        found = _do(session, Request("dht_crawl", {"most": most, "timeout": timeout}))
+        output = session.output
+        rows = [
+            (
+                row["peer"],
+                "answers" if row["reachable"] else row["error"] or "not asked",
+                str(row["contacts"]),
+                row["agent"],
+                row["addresses"][0] if row["addresses"] else "",
+            )
+            for row in found["peers"]
+        ]
+        output.table(("PEER", "STATE", "CONTACTS", "AGENT", "ADDRESS"), rows)
+        whole = "all that were named were asked" if found["complete"] else "there may be more"
+        output.say(
+            f"{found['reachable']} of {len(rows)} peers of {found['protocol']} answer, found in "
+            f"{found['seconds']:.1f} s; {whole}"
+        )
+        _show_rows(output, found, "peers", "peer")
+
+
+@dht.command()
+def status(
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = 0,
+) -> None:
+    """Show the running node's part in the DHT."""
+    with _session(home, verbose, as_json=as_json, quiet=quiet) as session:
+        found = session.ask(Request("dht_status"))
+        for name, value in found.items():
+            if not isinstance(value, (dict, list)):
+                session.output.data(f"{name}\t{value}")
+        session.output.result(found)
+
+
+def _do(session: Session, request: Request) -> Any:
+    """Have the running node do it, or a node that is there for no more than this."""
+    done: list[Any] = []
+
+    async def work(node: AsyncNode) -> None:
+        from ._foreground import carry_out
+
+        done.append(await carry_out(node, request, lambda _progress: None))
+        await node.wait_unused()
+
+    def run() -> None:
+        from ._foreground import Interrupted, run_node
+
+        try:
+            run_node({**session.node_options, "dht_server": False}, work)
+        except Interrupted:
+            raise KeyboardInterrupt from None
+
+    answer = session.ask_or_run(partial(session.ask, request), run)
+    return done[0] if done else answer
+
+
+def _read_value(text: str, *, raw: bool, typed: bool) -> dict[str, Any]:
+    """Return the value as the node takes it."""
+    if text == "-":
+        data = sys.stdin.buffer.read((1 << 16) + 1)  # far more than a value may have
+    else:
+        data = text.encode("utf-8", "surrogateescape")
+    if raw:
+        return {"base64": base64.b64encode(data).decode()}
+    try:
+        value = data.decode()
+    except UnicodeDecodeError:
+        raise InvalidInput("the value is not UTF-8 text", hint="put bytes with --raw") from None
+    if not typed:
+        return {"value": value}
+    try:
+        return {"value": json.loads(value)}
+    except ValueError as error:
+        raise InvalidInput(f"the value is not JSON: {error}") from None
+
+
+def _show_values(output: Output, found: dict[str, Any]) -> None:
+    now = time.time()
+    rows = []
+    for entry in found["entries"]:
+        value = entry["value"]
+        shown = value if isinstance(value, str) and value.isprintable() else json.dumps(value)
+        left = f"{max(0.0, entry['expires'] - now):.0f} s"
+        rows.append((shown, _name(entry["subkey"]), entry["author"] or "", left))
+    output.table(("VALUE", "SUBKEY", "AUTHOR", "EXPIRES IN"), rows)
+    said = f"{found['holders']} of {found['answered']} peers that answered hold it"
+    if found["stale"]:
+        said += f"; {found['stale']} lacked something newer"
+    if found["invalid"]:
+        said += f"; {found['invalid']} values were refused"
+    output.say(said)
+    _show_rows(output, found, "entries", "value")
+
+
+def _show_rows(output: Output, found: dict[str, Any], rows: str, event: str) -> None:
+    for row in found[rows]:
+        output.event(event, row)
+    rest = {name: value for name, value in found.items() if name != rows}
+    output.result(found) if output.face.name == "JSON" else output.event("done", rest)
+
+
+def _raw(entries: list[dict[str, Any]]) -> bytes:
+    newest = max(entries, key=lambda entry: (entry["created"], entry["sequence"]))
+    value = newest["value"]
+    if newest["type"] == "bytes":
+        return base64.b64decode(value["base64"])
+    if newest["type"] == "str":
+        return bytes(value, "utf-8")
+    raise InvalidInput(f"the value is of type {newest['type']}", hint="print it with --json")
+
+
+def _name(subkey: Any) -> str:
+    return subkey if isinstance(subkey, str) else json.dumps(subkey)
+
+
+def _moment(seconds: float) -> str:
+    with contextlib.suppress(OverflowError, OSError, ValueError):
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+    return f"{seconds:.0f}"
