@@ -149,19 +149,20 @@ async def test_a_file_that_breaks_while_it_is_used_is_made_anew_from_memory(
     path = tmp_path / "dht.db"
     node = await swarm.start(1, database=path)
     await node.dht.put("/lattica/first", 1)
-    await trio.sleep(5)
+    node = await restart(swarm, node, path)
     assert node.dht._persistence is not None
-    database, write = node.dht._persistence._database, Database.write
+    database, write, broken = node.dht._persistence._database, Database.write, trio.Event()
 
     def break_once(changes: Changes) -> None:
         database.write = lambda changes: write(database, changes)  # type: ignore[method-assign]
+        trio.from_thread.run_sync(broken.set)
         raise sqlite3.DatabaseError("database disk image is malformed")
 
     database.write = break_once  # type: ignore[method-assign]
     await node.dht.put("/lattica/second", 2)
-    await trio.sleep(120)
-    assert "malformed" in caplog.text
+    await broken.wait()
     node = await restart(swarm, node, path)
+    assert "malformed" in caplog.text
     assert node.dht.status().values == 2
 
 
