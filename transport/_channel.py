@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import trio
 
-from lattica.errors import LatticaError, LimitExceeded, Unreachable
+from lattica.errors import LatticaError, LimitExceeded, ProtocolError, Unreachable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -57,6 +57,20 @@ class HandshakeLost(Unreachable):
 
     code = "handshake-lost"
     hint = "the peer hung up: it may be stopping, or may not want this node; try again later"
+
+
+class NoCommonMuxer(ProtocolError):
+    """The peer puts nothing on the link that we do.
+
+    Attributes:
+        offered: what it would put there.
+    """
+
+    code = "no-common-muxer"
+
+    def __init__(self, offered: Sequence[str]) -> None:
+        super().__init__(f"no muxer in common with a peer that offers {len(offered)}")
+        self.offered = tuple(offered)
 
 
 class KeyExhausted(LimitExceeded):
@@ -98,11 +112,13 @@ class Established:
     Attributes:
         remote_key: the peer's identity key, proven.
         muxer: what was agreed inside the handshake, or None.
+        binding: 32 bytes that both ends have computed from what was said, and nobody else.
         pieces: plaintext that came along with the peer's last handshake message.
     """
 
     remote_key: PublicKey
     muxer: str | None
+    binding: bytes
     sealer: Sealer
     opener: Opener
     pieces: list[bytes | memoryview] = field(default_factory=list)
@@ -173,7 +189,7 @@ class Channel:
     def __init__(self, link: RawLink, established: Established, protocol: str) -> None:
         self.remote_key = established.remote_key
         self.peer: PeerId = established.remote_key.peer_id
-        self.muxer = established.muxer
+        self.muxer, self.binding = established.muxer, established.binding
         self.protocol = protocol
         self._link = link
         self._sealer, self._opener = established.sealer, established.opener

@@ -20,6 +20,7 @@ from lattica.errors import DeadlineExceeded, LatticaError, Unreachable
 from ._book import bare_address
 from ._channel import PeerIdMismatch
 from ._dial import Attempt, DialError, MeshClosed, Plan, SelfDial, plan_dial
+from ._membership import SwarmKeyMismatch
 from ._race import AllFailed, race
 from ._upgrade import Upgraded, upgrade
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Sequence
 
     from lattica.identity import Identity, PeerId
+    from lattica.private_swarm import Membership
 
     from ._book import AddressBook
     from ._links import RawLink, Transport
@@ -52,12 +54,14 @@ class Dialer(Generic[_C]):
         book: AddressBook,
         *,
         security: Sequence[str],
+        swarm: Membership | None,
         nursery: trio.Nursery,
         listening: Callable[[], Collection[Multiaddr]],
         admit: Callable[[Upgraded], _C],
     ) -> None:
         self._identity, self._transports, self._limits = identity, transports, limits
-        self._book, self._security, self._nursery = book, security, nursery
+        self._book, self._nursery = book, nursery
+        self._security, self._swarm = security, swarm
         self._listening, self._admit = listening, admit
         self._dials: dict[PeerId, _Dial[_C]] = {}
         self._slots = trio.CapacityLimiter(limits.dials)
@@ -74,6 +78,7 @@ class Dialer(Generic[_C]):
         Raises:
             SelfDial: that is us.
             DialError: no address led to the peer; says why for each.
+            SwarmKeyMismatch: the peer and we are not members of one private swarm.
             PeerIdMismatch: there was an answer at every address, by somebody else.
         """
         if peer == self._identity.peer_id:
@@ -88,7 +93,7 @@ class Dialer(Generic[_C]):
             tried |= dial.addresses
             try:
                 return await self._wait(peer, dial)
-            except (DialError, PeerIdMismatch):
+            except (DialError, PeerIdMismatch, SwarmKeyMismatch):
                 # The race that we joined knew less than we do: run one for the rest.
                 if not joined or tried.issuperset(given):
                     raise
@@ -104,7 +109,7 @@ class Dialer(Generic[_C]):
         ((bare, transport),) = plan.steps
         try:
             upgraded = await self._attempt(bare, transport, peer)
-        except (PeerIdMismatch, SelfDial):
+        except (PeerIdMismatch, SelfDial, SwarmKeyMismatch):
             raise
         except LatticaError as error:
             raise DialError(str(address), [Attempt(bare, error)], peer=peer) from error
@@ -220,7 +225,12 @@ class Dialer(Generic[_C]):
         timeout = self._limits.handshake_timeout_s
         with trio.move_on_after(timeout):
             return await upgrade(
-                link, self._identity, initiator=True, expected=peer, security=self._security
+                link,
+                self._identity,
+                initiator=True,
+                expected=peer,
+                security=self._security,
+                swarm=self._swarm,
             )
         raise DeadlineExceeded(f"no handshake within {timeout:g} s")
 
@@ -240,6 +250,10 @@ class Dialer(Generic[_C]):
             *plan.skipped,
         ]
         errors = [attempt.error for attempt in attempts]
+        for error in errors:
+            if isinstance(error, SwarmKeyMismatch):  # the peer is there: no other address helps
+                error.peer = peer
+                return error
         if errors and all(isinstance(error, PeerIdMismatch) for error in errors):
             return errors[0]
         return DialError(str(peer), attempts, peer=peer)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from lattica.identity import Identity
+    from lattica.private_swarm import Membership
 
     from ._links import Listener, RawLink
     from .limits import Limits
@@ -45,6 +46,7 @@ class Inbound:
         limits: Limits,
         *,
         security: Sequence[str],
+        swarm: Membership | None,
         nursery: trio.Nursery,
         check_room: Callable[[Multiaddr], None],
         admit: Callable[[Upgraded], object],
@@ -55,13 +57,15 @@ class Inbound:
             identity: who we are.
             limits: every bound.
             security: protocols to accept.
+            swarm: keys of the private swarm that they have to be members of, if any.
             nursery: where handshakes run.
             check_room: raises ConnectionLimit when there are connections enough, in all or from
                 an address.
             admit: takes over an upgraded link, without waiting; raises a LatticaError when it
                 has closed it instead.
         """
-        self._identity, self._limits, self._security = identity, limits, security
+        self._identity, self._limits = identity, limits
+        self._security, self._swarm = security, swarm
         self._nursery, self._check_room, self._admit = nursery, check_room, admit
         self._pending_by_ip: Counter[str] = Counter()
         self.pending = 0
@@ -103,7 +107,12 @@ class Inbound:
         try:
             with trio.move_on_after(self._limits.handshake_timeout_s) as scope:
                 upgraded = await upgrade(
-                    link, self._identity, initiator=False, expected=None, security=self._security
+                    link,
+                    self._identity,
+                    initiator=False,
+                    expected=None,
+                    security=self._security,
+                    swarm=self._swarm,
                 )
                 self._admit(upgraded)
             if scope.cancelled_caught:

@@ -134,6 +134,10 @@ class SecureChannel(Protocol):
         """
 
     @property
+    def binding(self) -> bytes:
+        """32 bytes that both ends have computed from the handshake, and nobody else."""
+
+    @property
     def unsent(self) -> bool:
         """Whether a cancelled send has left sealed bytes behind; see `flush`."""
 

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Container, Sequence
 
     from lattica.identity import PeerId
+    from lattica.private_swarm import SwarmKey
 
     from ._links import SecureChannel
     from .limits import Limits
@@ -77,6 +78,7 @@ class Connection:
         remote_address: the other end, as the transport sees it.
         inbound: the peer dialled.
         opened_at: when it came about, on Trio's clock.
+        key: of the private swarm that both ends are members of; None in public.
         closed: set when it is over.
         close_reason: why it is over or ending; None until then.
     """
@@ -94,6 +96,7 @@ class Connection:
         on_stream: Callable[[Stream], Awaitable[None]],
         tasks: trio.Nursery,
         received: Sequence[bytes | memoryview] = (),
+        key: SwarmKey | None = None,
     ) -> None:
         """Take over `channel`, on which yamux was agreed. Nothing happens until `run`.
 
@@ -109,9 +112,10 @@ class Connection:
                 raises goes to `tasks`.
             tasks: where `on_stream` runs; must outlive `run`.
             received: plaintext that came behind the agreement on yamux.
+            key: by which both ends have proven to be members of a private swarm.
         """
         self.local_address, self.remote_address = local_address, remote_address
-        self.inbound = inbound
+        self.inbound, self.key = inbound, key
         self.opened_at = trio.current_time()
         self.closed = trio.Event()
         self.close_reason: LatticaError | None = None

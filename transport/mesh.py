@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from lattica.identity import Identity, PeerId
+    from lattica.private_swarm import Membership
 
     from ._events import MeshEvent
     from ._links import Listener, RawLink, Transport
@@ -86,12 +87,13 @@ class Mesh:
         security: Sequence[str],
         agent_version: str,
         protocol_version: str,
+        swarm: Membership | None,
         nursery: trio.Nursery,
     ) -> None:
         self.identity, self.peer_id, self.limits = identity, identity.peer_id, limits
         self.book = AddressBook(peers=limits.book_peers, addresses_per_peer=limits.book_addresses)
         self._transports, self._announce, self._nursery = transports, tuple(announce), nursery
-        self._security = tuple(security)
+        self._security, self._swarm = tuple(security), swarm
         self._agent_version, self._protocol_version = agent_version, protocol_version
         self._closed = False
         self._listeners: list[Listener] = []
@@ -109,6 +111,7 @@ class Mesh:
             identity,
             limits,
             security=security,
+            swarm=swarm,
             nursery=nursery,
             check_room=self._check_door,
             admit=self._admit,
@@ -119,6 +122,7 @@ class Mesh:
             limits,
             self.book,
             security=security,
+            swarm=swarm,
             nursery=nursery,
             listening=lambda: frozenset(self.addresses).union(self.listen_addresses),
             admit=self._admit,
@@ -199,6 +203,7 @@ class Mesh:
         Raises:
             DialError: no address led to the peer; `attempts` says why for each.
             PeerIdMismatch: somebody else answered at every address.
+            SwarmKeyMismatch: the peer and this node are not members of one private swarm.
             SelfDial: `peer` is this node.
             ConnectionLimit: there are connections enough.
         """
@@ -218,6 +223,7 @@ class Mesh:
         Raises:
             DialError: nobody answered, or not as a libp2p peer; `attempts` says why.
             PeerIdMismatch: somebody else answered.
+            SwarmKeyMismatch: they and this node are not members of one private swarm.
             SelfDial: it is this node.
             ConnectionLimit: there are connections enough.
         """
@@ -255,6 +261,7 @@ class Mesh:
                 initiator=not inbound,
                 expected=expected,
                 security=self._security,
+                swarm=self._swarm,
             )
             return self._admit(upgraded)
         raise DeadlineExceeded(f"no handshake within {timeout:g} s", peer=expected)
@@ -335,6 +342,7 @@ class Mesh:
             on_stream=self._handlers.serve,
             tasks=self._nursery,
             received=[upgraded.leftover] if upgraded.leftover else (),
+            key=upgraded.key,
         )
         if self._table.add(connection):
             self.book.keep(connection.peer)
@@ -474,6 +482,21 @@ class Mesh:
         for listener in self._listeners:
             self._nursery.start_soon(self._inbound.serve, listener)
         self._nursery.start_soon(self._push_changes)
+        if self._swarm is not None:
+            self._nursery.start_soon(self._watch_keys, self._swarm)
+
+    async def _watch_keys(self, swarm: Membership) -> None:
+        """Let connections end whose key has: both ends then prove themselves by a newer one.
+
+        Streams that are open may finish, so that a key is changed under running transfers.
+        """
+        while True:
+            await trio.sleep(self.limits.swarm_key_check_s)
+            live = {key.secret for key in swarm.live()}
+            for connection in self.connections():
+                if connection.key is None or connection.key.secret not in live:
+                    _log.info("the swarm key of the connection to %s has ended", connection.peer)
+                    connection.go_away()
 
     async def _close(self) -> None:
         self._closed = True
@@ -501,6 +524,7 @@ async def open_mesh(
     security: Sequence[str] = ("/noise", "/tls/1.0.0"),
     agent_version: str | None = None,
     protocol_version: str = PROTOCOL_VERSION,
+    swarm: Membership | None = None,
 ) -> AsyncIterator[Mesh]:
     """Run a mesh until the block ends. It owns all its tasks, sockets and connections.
 
@@ -513,6 +537,7 @@ async def open_mesh(
         security: protocols to offer, best first, and to accept.
         agent_version: what we call our software.
         protocol_version: the family of protocols we belong to.
+        swarm: keys of a private swarm: whoever is no member sees nothing of us but our name.
 
     Raises:
         AddressInUse: a port is taken; says which, and what to do.
@@ -535,6 +560,7 @@ async def open_mesh(
             security=security,
             agent_version=agent_version,
             protocol_version=protocol_version,
+            swarm=swarm,
             nursery=nursery,
         )
         try:

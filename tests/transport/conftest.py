@@ -43,6 +43,7 @@ class PlainChannel:
 
     protocol = "/plain"
     muxer = None
+    binding = bytes(32)
 
     def __init__(self, link: RawLink, key: PublicKey) -> None:
         self.link, self.remote_key, self.peer = link, key, key.peer_id

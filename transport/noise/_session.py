@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from lattica.transport._channel import Established, check_peer
+from lattica.transport._channel import Established, NoCommonMuxer, check_peer
 
 from ._frames import LENGTH_BYTES, Opener, Sealer
 from ._handshake import NoiseError, XXHandshake
@@ -52,6 +52,7 @@ class NoiseHandshake:
         self._muxers = tuple(muxers)
         self._buffer = bytearray()
         self._step = 0  # messages of the peer that have been handled
+        self._last_words = b""
         self.established: Established | None = None
 
     def start(self) -> bytes:
@@ -72,8 +73,8 @@ class NoiseHandshake:
         return reply
 
     def last_words(self) -> bytes:
-        """Return nothing: Noise has no alerts."""
-        return b""
+        """Return our last message where the peer can tell from it what is wrong; else nothing."""
+        return self._last_words  # Noise has no alerts
 
     def _next_message(self) -> bytes | None:
         if len(self._buffer) < LENGTH_BYTES:
@@ -96,7 +97,12 @@ class NoiseHandshake:
             return _frame(self._noise.write(self._own_payload()))
         peer = read_payload(payload, self._noise.remote_static)
         check_peer(peer.key, self._expected)
-        muxer = self._agree(peer)
+        try:
+            muxer = self._agree(peer)
+        except NoCommonMuxer:
+            if self._initiator:
+                self._last_words = _frame(self._noise.write(self._own_payload()))
+            raise
         reply = _frame(self._noise.write(self._own_payload())) if self._initiator else b""
         self._establish(peer, muxer)
         return reply
@@ -111,7 +117,7 @@ class NoiseHandshake:
         first, second = (ours, theirs) if self._initiator else (theirs, ours)
         common = next((muxer for muxer in first if muxer in second), None)
         if common is None:
-            raise NoiseError(f"no muxer in common: {', '.join(ours)} against {len(theirs)} others")
+            raise NoCommonMuxer(theirs)
         return common
 
     def _establish(self, peer: Payload, muxer: str | None) -> None:
@@ -119,7 +125,14 @@ class NoiseHandshake:
         opener = Opener(receive_key)
         pieces = opener.receive(bytes(self._buffer))
         self._buffer.clear()
-        self.established = Established(peer.key, muxer, Sealer(send_key), opener, pieces)
+        self.established = Established(
+            remote_key=peer.key,
+            muxer=muxer,
+            binding=self._noise.hash,
+            sealer=Sealer(send_key),
+            opener=opener,
+            pieces=pieces,
+        )
 
 
 def _frame(message: bytes) -> bytes:

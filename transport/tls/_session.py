@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from lattica.identity import Identity, PeerId, PublicKey
 
 _ALPN = b"libp2p"
+_EXPORTER = b"EXPORTER-lattica-member"  # RFC 8446, section 7.5
 # AES-128 first: where the hardware has it, it is the fastest, and as strong as the rest of this.
 _CIPHERS = b"TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256"
 _MODE_ENABLE_PARTIAL_WRITE = 0x1  # of openssl/ssl.h; pyOpenSSL does not name it
@@ -116,6 +117,7 @@ class TlsHandshake:
         self.established = Established(
             remote_key=key,
             muxer=next((muxer for muxer in self._muxers if muxer.encode() == chosen), None),
+            binding=self._tls.export_keying_material(_EXPORTER, 32),
             sealer=cipher,
             opener=cipher,
             pieces=cipher.receive(b""),
