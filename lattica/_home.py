@@ -3,6 +3,7 @@
     key            the private key, mode 0600          lattica.toml   settings (config.py)
     store/         the index of what is shared         lock           held by the running node
     dht.db         records of the DHT (dht/_database)
+    swarm.key      the private swarm's, mode 0600
     port           where it listened last              control.sock   the running node (_control.py)
 
 The lock is the operating system's, so it is gone with its owner, however that one died.
@@ -51,6 +52,11 @@ class Home:
         return self.path / "key"
 
     @property
+    def swarm_key(self) -> Path:
+        """The key file of the private swarm that this node is in, if it is in one."""
+        return self.path / "swarm.key"
+
+    @property
     def store(self) -> Path:
         """The store's folder."""
         return self.path / "store"
@@ -64,6 +70,11 @@ class Home:
     def records(self) -> Path:
         """The file in which records of the DHT outlive the node."""
         return self.path / "dht.db"
+
+    @property
+    def private_records(self) -> Path:
+        """The same of a private swarm's DHT: what is public does not get in, nor out."""
+        return self.path / "private-dht.db"
 
     @property
     def control(self) -> Path:

@@ -43,17 +43,21 @@ class Key:
         section: the table of `lattica.toml` it stands in.
         default: its value when nobody sets it.
         meaning: one line for people.
+        entry: what it is called in `lattica.toml`, where not by its name.
+        suffix: what the environment variable ends with beside its name.
     """
 
     name: str
     section: str
     default: Value
     meaning: str
+    entry: str = ""
+    suffix: str = ""
 
     @property
     def variable(self) -> str:
         """The environment variable that sets it."""
-        return f"LATTICA_{self.name.upper()}"
+        return f"LATTICA_{self.name.upper()}{self.suffix}"
 
 
 KEYS = {
@@ -70,6 +74,14 @@ KEYS = {
         Key("quota", "store", "", "what the store may keep of its own: 50G; empty: no bound"),
         Key("dht_protocol", "node", "/lattica/kad/1.0.0", "which DHT: its protocol ID"),
         Key("swarm", "node", "public", "whose announcements of shares are heard and made"),
+        Key(
+            "swarm_key",
+            "swarm",
+            "",
+            "key file of a private swarm; none: HOME/swarm.key if it is there",
+            entry="key",
+            suffix="_FILE",
+        ),
     )
 }
 
@@ -196,13 +208,13 @@ def _from_file(data: bytes, path: Path) -> dict[str, Setting]:
             home = next((key for key in KEYS.values() if key.name == section), None)
             where = f"; it belongs under [{home.section}]" if home else _suggest(section, sections)
             raise ConfigError(f"{path}: unknown section [{section}]{where}")
-        known = {key.name: key for key in KEYS.values() if key.section == section}
+        known = {key.entry or key.name: key for key in KEYS.values() if key.section == section}
         for name, raw in table.items():
             if name not in known:
                 raise ConfigError(f"{path}: unknown key {name!r} in [{section}]{_where(name)}")
             value = tuple(raw) if isinstance(raw, list) else raw
             origin = f"{path} [{section}]"
-            found[name] = Setting(_checked(known[name], value, origin), origin)
+            found[known[name].name] = Setting(_checked(known[name], value, origin), origin)
     return found
 
 

@@ -30,6 +30,7 @@ from lattica._listen import default_addresses, remember
 from lattica._mdns import open_mdns
 from lattica._nursery import private_nursery
 from lattica._opened import Opening, OpenObject, look_inside
+from lattica._private import check_ticket, is_found_locally, open_keys, private_dht
 from lattica._reads import Lookup, usage_of, write_range
 from lattica._reference import destination_of, read_reference, source_of
 from lattica._report import FetchReporter, reporter
@@ -85,6 +86,7 @@ if TYPE_CHECKING:
     from lattica.codec import Value
     from lattica.content import Exchange, ObjectReader, StoredObject
     from lattica.dht import Dht, Rules
+    from lattica.private_swarm import SwarmKeyFile
     from lattica.pubsub import Pubsub, Subscription
     from lattica.results import Announcement, ProgressCallback, RangeRead
     from lattica.transport import Connection, Mesh, Transport
@@ -125,6 +127,7 @@ async def open_node(
     dht_server: bool = True,
     dht_protocol: str | None = None,
     dht_namespaces: Mapping[str, Rules] | None = None,
+    swarm_key: Path | str | None = None,
 ) -> AsyncIterator[AsyncNode]:
     """Run a node until the block ends.
 
@@ -143,9 +146,13 @@ async def open_node(
         dht_server: answer the DHT's questions; False for a visit of a few seconds.
         dht_protocol: which DHT: nodes share peers and records with those of the same protocol ID.
         dht_namespaces: rules for values of yours in the DHT, see `lattica.dht.open_dht`.
+        swarm_key: the key file of a private swarm: only its members are talked to. Default:
+            `swarm.key` in the home, if it is there. On the local network such a node keeps quiet
+            unless `mdns` is asked for.
 
     Raises:
         HomeInUse: another node runs on this home.
+        SwarmKeyError: the swarm's key file is missing, damaged, or open to others.
         InvalidInput: a setting, an address or the key file is wrong, or a port is taken.
     """
     given: dict[str, config.Value | None] = {
@@ -157,11 +164,13 @@ async def open_node(
         "compress": compress,
         "quota": None if quota is None else str(quota),
         "dht_protocol": dht_protocol,
+        "swarm_key": None if swarm_key is None else str(swarm_key),
     }
     settings = config.load(os.environ, given, user_home=Path.home())
     bootstrap_peers = _addresses(settings.texts("bootstrap"))
     with open_home(settings.home) as owned:
         identity = await trio.to_thread.run_sync(Identity.load_or_create, owned.key)
+        keys = await trio.to_thread.run_sync(open_keys, settings, owned)
         listening = _addresses(settings.texts("listen")) or default_addresses(owned)
         bound = config.parse_quota(settings.text("quota"))
         open_store = partial(Store.open, owned.store, quota=bound)
@@ -172,15 +181,16 @@ async def open_node(
                     listen=listening,
                     announce=_addresses(settings.texts("announce")),
                     transports=transports,
+                    swarm=keys,
                 ) as mesh,
                 open_dht(
                     mesh,
-                    protocol=settings.text("dht_protocol"),
+                    protocol=private_dht(settings, keys),
                     server=dht_server,
                     bootstrap=bootstrap_peers,
                     contacts=owned.contacts,
                     namespaces=dht_namespaces,
-                    database=owned.records,
+                    database=owned.records if keys is None else owned.private_records,
                 ) as dht,
                 open_pubsub(mesh) as pubsub,
                 open_exchange(
@@ -189,10 +199,10 @@ async def open_node(
                 private_nursery() as nursery,
             ):
                 remember(owned, mesh.listen_addresses)
-                node = AsyncNode(owned, mesh, dht, pubsub, store, exchange, nursery)
+                node = AsyncNode(owned, mesh, dht, pubsub, store, exchange, nursery, keys)
                 await node._provide()
                 async with AsyncExitStack() as more:
-                    if settings.flag("mdns"):
+                    if is_found_locally(settings, keys):
                         await more.enter_async_context(open_mdns(mesh))
                     handler = partial(_requests.handle, node)
                     node._control = await more.enter_async_context(
@@ -211,6 +221,7 @@ class AsyncNode:
         pubsub: messages to everyone.
         store: what this node holds.
         exchange: the transfer of content.
+        swarm: the fingerprint of the private swarm that this node is in; None in public.
     """
 
     def __init__(
@@ -222,9 +233,11 @@ class AsyncNode:
         store: Store,
         exchange: Exchange,
         nursery: trio.Nursery,
+        keys: SwarmKeyFile | None = None,
     ) -> None:
         self.mesh, self.dht, self.pubsub = mesh, dht, pubsub
         self.store, self.exchange = store, exchange
+        self.swarm = None if keys is None else keys.ring.fingerprint
         self._home = home
         self._swarms = Swarms(mesh.peer_id, pubsub, self._complete_objects, nursery)
         self._nursery, self._open_objects = nursery, 0
@@ -367,6 +380,8 @@ class AsyncNode:
     def ticket(self, stored: StoredObject) -> Ticket:
         """Return the ticket by which others get an object from this node."""
         options: dict[str, Value] = {"size": stored.size}
+        if self.swarm is not None:
+            options["swarm"] = self.swarm
         if is_plain_name(stored.name):
             options["name"] = stored.name
         return fitting(stored.root, self.id, self.mesh.addresses, options)
@@ -456,6 +471,7 @@ class AsyncNode:
     ) -> Fetched:
         """Fetch to where `place` says an object of some name goes, or into the store."""
         cid, ticket = read_reference(ref)
+        check_ticket(ticket, self.swarm)
         report = FetchReporter(progress)
         with _deadline(timeout, f"get {cid}", cid, lambda: report.last_news):
             started = trio.current_time()
@@ -550,6 +566,7 @@ class AsyncNode:
         self, ref: Ticket | CID | str, path: str, peers: Sequence[Multiaddr | str]
     ) -> AsyncIterator[ObjectReader]:
         cid, ticket = read_reference(ref)
+        check_ticket(ticket, self.swarm)
         known = [PeerInfo(ticket.peer, ticket.addresses)] if ticket else []
         known += [await self._peer_at(peer) for peer in peers]
         with self._explained():

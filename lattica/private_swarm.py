@@ -142,6 +142,20 @@ class KeyRing:
             )
         return KeyRing(self.swarm, (key or SwarmKey.generate(), *old))
 
+    def joined(self, other: KeyRing) -> KeyRing:
+        """Return the newer of two rings of one swarm: that whose newest key the other lacks.
+
+        Raises:
+            SwarmKeyError: they are of different swarms.
+        """
+        if self.swarm != other.swarm:
+            raise SwarmKeyError(
+                f"there is a key of swarm {self.fingerprint}, this is one of {other.fingerprint}",
+                hint="choose another file with --swarm-key, or another --home",
+            )
+        known = {key.secret for key in self.keys}
+        return self if other.keys[0].secret in known else other
+
     # the key file
 
     @classmethod
@@ -175,12 +189,18 @@ class KeyRing:
     # invitations
 
     def invite(self, now: float) -> str:
-        """Return one line that makes whoever has it a member: the newest key, and its swarm."""
-        newest = self.live(now)[:1]
-        if not newest:
+        """Return one line that makes whoever has it a member: the keys that are good now.
+
+        Raises:
+            SwarmKeyError: none is.
+        """
+        live = self.live(now)
+        if not live:
             raise SwarmKeyError("every key of this swarm has ended", hint="`lattica swarm rotate`")
-        until = None if newest[0].until is None else int(newest[0].until)
-        body = codec.pack([1, self.swarm, newest[0].secret, until])
+        pairs: list[codec.Value] = [
+            [key.secret, None if key.until is None else int(key.until)] for key in live
+        ]
+        body = codec.pack([1, self.swarm, pairs])
         return INVITE_PREFIX + base32_encode(body + _checksum(body))
 
     @classmethod
@@ -191,20 +211,26 @@ class KeyRing:
             raise SwarmKeyError(f"an invitation starts with `{INVITE_PREFIX}`")
         try:
             data = base32_decode(text[len(INVITE_PREFIX) :])
-            body, check = data[:-_CHECK_BYTES], data[-_CHECK_BYTES:]
-            if len(data) < _CHECK_BYTES or _checksum(body) != check:
-                raise SwarmKeyError("the invitation is damaged: a character was lost or changed")
-            value = codec.unpack(body, max_size=MAX_INVITE)
+            value = codec.unpack(data[:-_CHECK_BYTES], max_size=MAX_INVITE)
         except (CodecError, InvalidInput) as error:
             raise SwarmKeyError(f"not an invitation: {error}") from None
+        if _checksum(data[:-_CHECK_BYTES]) != data[-_CHECK_BYTES:]:
+            raise SwarmKeyError("the invitation is damaged: a character was lost or changed")
         match value:
-            case [1, bytes(swarm), bytes(secret), None | int() as until] if len(
-                swarm
-            ) == NAME_BYTES and not isinstance(until, bool):
-                if until is not None and not 0 <= until <= _MAX_UNTIL:
-                    raise SwarmKeyError("the invitation ends at no time that there is")
-                return cls(swarm, (SwarmKey(secret, until),))
+            case [1, bytes(swarm), list(pairs)] if len(swarm) == NAME_BYTES:
+                keys = tuple(map(_invited, pairs))
+                if 0 < len(keys) <= MAX_KEYS:
+                    return cls(swarm, keys)
         raise SwarmKeyError("the invitation is of a form that is not known")
+
+
+def _invited(pair: codec.Value) -> SwarmKey:
+    match pair:
+        case [bytes(secret), None]:
+            return SwarmKey(secret)
+        case [bytes(secret), int(end)] if type(end) is int and 0 <= end <= _MAX_UNTIL:
+            return SwarmKey(secret, end)
+    raise SwarmKeyError("the invitation holds what is no key")
 
 
 class Membership(Protocol):

@@ -8,6 +8,7 @@ and when the peer has moved, the DHT finds it or another one. Nothing in it is s
 from __future__ import annotations
 
 import enum
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,7 @@ VERSION = 1
 MAX_TEXT = 2048  # characters, prefix included: a line that still fits a QR code and a chat message
 MAX_ADDRESSES = 16
 MAX_NAME = 255  # bytes of UTF-8: what common file systems take for one name
+_SWARM = re.compile("[a-z2-7]{26}")
 _CHECK_SIZE = 4  # bytes of BLAKE3: catches what hands and mailers do to a line
 
 
@@ -101,6 +103,12 @@ class Ticket:
         """How large the object is said to be, in bytes. The root, once verified, says it truly."""
         size = self.options.get("size")
         return size if isinstance(size, int) else None
+
+    @property
+    def swarm(self) -> str | None:
+        """The fingerprint of the private swarm whose members can use it; None: anybody."""
+        swarm = self.options.get("swarm")
+        return swarm if isinstance(swarm, str) and _SWARM.fullmatch(swarm) else None
 
     @classmethod
     def parse(cls, text: str) -> Ticket:

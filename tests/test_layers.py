@@ -41,6 +41,7 @@ NODE = {
     "_reads",
     "_reference",
     "_report",
+    "_private",
     "_requests",
     "_swarm",
     "_sync_opened",

@@ -62,6 +62,7 @@ class Limits:
         identify_bytes: an identify answer in all; libp2p allows several messages in one answer.
         identify_protocols: protocols remembered of a peer.
         swarm_key_check_s: how often it is looked whether a private swarm's key has ended.
+        swarm_key_grace_s: how long streams may go on after the key of their connection has ended.
         pings_per_peer: ping streams of one peer served at once.
         ping_timeout_s: one ping.
         ping_idle_s: how long a served ping stream may be silent.
@@ -105,6 +106,7 @@ class Limits:
     identify_bytes: int = 64 << 10
     identify_protocols: int = 256
     swarm_key_check_s: float = 30.0
+    swarm_key_grace_s: float = 600.0
     pings_per_peer: int = 2
     ping_timeout_s: float = 10.0
     ping_idle_s: float = 60.0

@@ -488,15 +488,22 @@ class Mesh:
     async def _watch_keys(self, swarm: Membership) -> None:
         """Let connections end whose key has: both ends then prove themselves by a newer one.
 
-        Streams that are open may finish, so that a key is changed under running transfers.
+        Streams that are open may finish, so that a key is changed under running transfers; but not
+        for ever, since whoever has the ended key alone is no member any more.
         """
+        ending: dict[Connection, float] = {}
         while True:
             await trio.sleep(self.limits.swarm_key_check_s)
-            live = {key.secret for key in swarm.live()}
+            now, live = trio.current_time(), {key.secret for key in swarm.live()}
+            ending = {one: since for one, since in ending.items() if not one.closed.is_set()}
             for connection in self.connections():
                 if connection.key is None or connection.key.secret not in live:
                     _log.info("the swarm key of the connection to %s has ended", connection.peer)
+                    ending[connection] = now
                     connection.go_away()
+            for connection, since in ending.items():
+                if now - since >= self.limits.swarm_key_grace_s:
+                    self._nursery.start_soon(connection.aclose)
 
     async def _close(self) -> None:
         self._closed = True

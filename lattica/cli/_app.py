@@ -33,6 +33,7 @@ from ._options import (
     MdnsOption,
     QuietOption,
     QuotaOption,
+    SwarmKeyOption,
     SwarmOption,
     TimeoutOption,
     VerboseOption,
@@ -43,6 +44,7 @@ from ._ranges import get_range
 from ._session import EXIT_INTERRUPTED, Session
 from ._sim import sim
 from ._storage import add_commands
+from ._swarm import swarm_app
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -96,6 +98,7 @@ def up(
     announce: AnnounceOption = None,
     bootstrap: BootstrapOption = None,
     mdns: MdnsOption = None,
+    swarm_key: SwarmKeyOption = None,
     compress: CompressOption = None,
     quota: QuotaOption = None,
     dht_protocol: DhtProtocolOption = None,
@@ -114,6 +117,7 @@ def up(
         announce=announce,
         bootstrap=bootstrap,
         mdns=mdns,
+        swarm_key=swarm_key,
         compress=compress,
         quota=quota,
         dht_protocol=dht_protocol,
@@ -130,6 +134,7 @@ def bootstrap(
     bootstrap: BootstrapOption = None,
     mdns: MdnsOption = None,
     dht_protocol: DhtProtocolOption = None,
+    swarm_key: SwarmKeyOption = None,
     lines: LinesOption = False,
     quiet: QuietOption = False,
     verbose: VerboseOption = 0,
@@ -148,6 +153,7 @@ def bootstrap(
         bootstrap=bootstrap,
         mdns=mdns,
         dht_protocol=dht_protocol,
+        swarm_key=swarm_key,
     ) as session:
         _serve(session, _show.bootstrap_is_up, join_swarm=False)
 
@@ -183,6 +189,7 @@ def share(
     announce: AnnounceOption = None,
     bootstrap: BootstrapOption = None,
     mdns: MdnsOption = None,
+    swarm_key: SwarmKeyOption = None,
     compress: CompressOption = None,
     quota: QuotaOption = None,
     swarm: SwarmOption = None,
@@ -206,6 +213,7 @@ def share(
         announce=announce,
         bootstrap=bootstrap,
         mdns=mdns,
+        swarm_key=swarm_key,
         compress=compress,
         quota=quota,
         swarm=swarm,
@@ -287,6 +295,7 @@ def get(
     listen: ListenOption = None,
     bootstrap: BootstrapOption = None,
     mdns: MdnsOption = None,
+    swarm_key: SwarmKeyOption = None,
     compress: CompressOption = None,
     quota: QuotaOption = None,
     timeout: TimeoutOption = None,
@@ -312,6 +321,7 @@ def get(
         listen=listen,
         bootstrap=bootstrap,
         mdns=mdns,
+        swarm_key=swarm_key,
         compress=compress,
         quota=quota,
     ) as session:
@@ -498,6 +508,7 @@ def conform(
 
 app.command()(sim)
 app.add_typer(dht)
+app.add_typer(swarm_app, name="swarm")
 app.add_typer(_delta.app, name="delta", help="Write a checkpoint as its difference from another.")
 
 

@@ -68,6 +68,10 @@ QuotaOption = Annotated[
     str | None,
     typer.Option("--quota", metavar="SIZE", help="What the store may keep of its own: 50G."),
 ]
+SwarmKeyOption = Annotated[
+    Path | None,
+    typer.Option("--swarm-key", metavar="FILE", help="Be in the private swarm of this key file."),
+]
 SwarmOption = Annotated[
     str | None, typer.Option("--swarm", metavar="NAME", help="Whose announcements to hear.")
 ]
@@ -91,7 +95,11 @@ def session(
         raise typer.BadParameter("--json and --json-lines exclude each other")
     face = Face.JSON if as_json else Face.JSON_LINES if lines else Face.TEXT
     given = {  # an empty list: a repeatable flag that was never given
-        name: (tuple(value) or None) if isinstance(value, list) else value
+        name: (tuple(value) or None)
+        if isinstance(value, list)
+        else str(value.absolute())
+        if isinstance(value, Path)
+        else value
         for name, value in flags.items()
     }
     return open_session(home=home, verbose=verbose, face=face, quiet=quiet, flags=given)

@@ -53,11 +53,16 @@ class Session:
             "listen": self.config.texts("listen"),
             "announce": self.config.texts("announce"),
             "bootstrap": self.config.texts("bootstrap"),
-            "mdns": self.config.flag("mdns"),
+            # Unless somebody asked for it, a node decides: a private one is quiet.
+            "mdns": self.config.flag("mdns") if self._asked("mdns") else None,
+            "swarm_key": self.config.text("swarm_key") or None,
             "compress": self.config.text("compress"),
             "quota": self.config.text("quota"),
             "dht_protocol": self.config.text("dht_protocol"),
         }
+
+    def _asked(self, name: str) -> bool:
+        return self.config.settings[name].origin != "default"
 
     def ask(
         self, request: Request, on_progress: Callable[[dict[str, Any]], object] | None = None

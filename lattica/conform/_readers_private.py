@@ -1,4 +1,4 @@
-"""Readers of the vectors of what crosses borders: Bitswap (bitswap.md)."""
+"""Readers of the vectors of what crosses borders: Bitswap, private swarms."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from lattica.content import bitswap
 from lattica.content.bitswap import _messages as messages
+from lattica.identity import PeerId
+from lattica.private_swarm import KeyRing, SwarmKey
+from lattica.transport import SwarmKeyMismatch
+from lattica.transport._membership import ChannelBinding, MemberProof
 
 from ._readers import expect, wire_of
 
@@ -46,4 +50,36 @@ def read_bitswap(case: Case) -> object:
     }
 
 
-READERS: dict[str, Callable[[Case], object]] = {"bitswap": read_bitswap}
+def read_swarm(case: Case) -> object:
+    """Key files, invitations and proofs of private swarms (swarm.md §1, §2)."""
+    if case["kind"] == "file":
+        return _ring(KeyRing.parse(case["text"]))
+    if case["kind"] == "invite":
+        return _ring(KeyRing.from_invite(case["text"]))
+    keys = [SwarmKey(bytes.fromhex(key)) for key in case["keys"]]
+    protocol, unique, dialer, listener = case["binding"]
+    binding = ChannelBinding(
+        protocol, bytes.fromhex(unique), PeerId.parse(dialer), PeerId.parse(listener)
+    )
+    proof = MemberProof(keys, binding, initiator=case["kind"] == "welcome")
+    proof.start()
+    try:
+        answer = proof.receive(wire_of(case))
+    except SwarmKeyMismatch:
+        return "refused"
+    if "answer" in case:
+        expect("the answer", answer.hex(), case["answer"])
+    return "refused" if proof.key is None else proof.key.secret.hex()
+
+
+def _ring(ring: KeyRing) -> object:
+    return {
+        "swarm": ring.fingerprint,
+        "keys": [{"name": key.name.hex(), "until": key.until} for key in ring.keys],
+    }
+
+
+READERS: dict[str, Callable[[Case], object]] = {
+    "bitswap": read_bitswap,
+    "swarm": read_swarm,
+}

@@ -105,11 +105,7 @@ def test_no_more_keys_are_good_at_once_than_a_proof_has_room_for() -> None:
 
 @given(rings)
 def test_an_invitation_makes_a_member(ring: KeyRing) -> None:
-    newest = ring.live(-1)[0]
-    joined = KeyRing.from_invite(ring.invite(-1))
-    assert joined.swarm == ring.swarm
-    assert joined.keys[0].secret == newest.secret
-    assert joined.keys[0].until == newest.until
+    assert KeyRing.from_invite(ring.invite(-1)) == KeyRing(ring.swarm, ring.live(-1))
 
 
 @given(st.text() | st.text().map("lattica-swarm:".__add__))
@@ -124,6 +120,22 @@ def test_a_damaged_invitation_is_told_from_a_good_one() -> None:
         changed = "a" if line[position] != "a" else "b"
         with pytest.raises(SwarmKeyError):
             KeyRing.from_invite(line[:position] + changed + line[position + 1 :])
+
+
+def test_a_new_invitation_brings_the_new_key_and_an_old_one_changes_nothing() -> None:
+    ring = KeyRing.generate()
+    rotated = ring.rotated(overlap=DAY, now=NOW)
+    assert ring.joined(KeyRing.from_invite(rotated.invite(NOW))) == rotated
+    assert rotated.joined(KeyRing.from_invite(ring.invite(NOW))) == rotated
+    with pytest.raises(SwarmKeyError, match="swarm"):
+        ring.joined(KeyRing.generate())
+
+
+def test_a_swarm_whose_keys_have_ended_invites_nobody() -> None:
+    ring = KeyRing.generate()
+    ended = KeyRing(ring.swarm, (SwarmKey(ring.keys[0].secret, NOW),))
+    with pytest.raises(SwarmKeyError, match="ended"):
+        ended.invite(NOW)
 
 
 # --- files

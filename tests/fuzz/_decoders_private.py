@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
-from _decoders import Decoder, vectors
+import contextlib
+import json
+
+from _decoders import IDENTITY, VECTORS, Decoder, vectors
 
 from lattica.content.bitswap import _messages as bitswap
+from lattica.private_swarm import KeyRing, SwarmKey
+from lattica.transport import SwarmKeyMismatch
+from lattica.transport._membership import ChannelBinding, MemberProof
+
+
+def _texts(kind: str) -> list[bytes]:
+    cases = json.loads((VECTORS / "swarm.json").read_text())["cases"]
+    return [case["text"].encode() for case in cases if case["kind"] == kind]
 
 
 def _bitswap(data: bytes) -> None:
@@ -17,4 +28,21 @@ def _bitswap(data: bytes) -> None:
         bitswap.encode(message, protocol)
 
 
-DECODERS = {"bitswap": Decoder(lambda: vectors("bitswap"), _bitswap)}
+def _proof(data: bytes) -> None:
+    binding = ChannelBinding("/noise", bytes(32), IDENTITY.peer_id, IDENTITY.peer_id)
+    key = SwarmKey(bytes(32))
+    for initiator in (True, False):
+        with contextlib.suppress(SwarmKeyMismatch):
+            MemberProof([key], binding, initiator=initiator).receive(data)
+
+
+DECODERS = {
+    "bitswap": Decoder(lambda: vectors("bitswap"), _bitswap),
+    "swarm-file": Decoder(
+        lambda: _texts("file"), lambda data: KeyRing.parse(data.decode(errors="replace"))
+    ),
+    "swarm-invite": Decoder(
+        lambda: _texts("invite"), lambda data: KeyRing.from_invite(data.decode(errors="replace"))
+    ),
+    "swarm-proof": Decoder(lambda: vectors("swarm"), _proof),
+}

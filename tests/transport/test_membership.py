@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import time
 from contextlib import asynccontextmanager, suppress
@@ -413,7 +412,7 @@ async def test_connections_end_with_their_key_and_come_back_under_the_next(
         running = await near.open_stream(BOB.peer_id, "/test")
         rotated = ring.rotated(overlap=0, now=time.time())
         ours.ring = theirs.ring = rotated
-        far.handle("/test", functools.partial(_echo))
+        far.handle("/test", _echo)
         await running.send_all(b"before ")
         await trio.sleep(Limits().swarm_key_check_s + 1)
         assert first.closing
@@ -425,6 +424,22 @@ async def test_connections_end_with_their_key_and_come_back_under_the_next(
         assert second.key == rotated.keys[0]
         await running.aclose()
         await first.closed.wait()
+
+
+async def test_a_stream_under_an_ended_key_does_not_go_on_for_ever(autojump_clock: object) -> None:
+    ring = KeyRing.generate()
+    ours, theirs = Held(ring), Held(ring)
+    limits = Limits()
+    async with two("memory", "/noise", ours, theirs) as (near, far, address):
+        far.handle("/test", _echo)
+        connection = await near.dial(address)
+        stream = await near.open_stream(BOB.peer_id, "/test")
+        await stream.send_all(b"x")
+        ours.ring = theirs.ring = ring.rotated(overlap=0, now=time.time())
+        started = trio.current_time()
+        with trio.fail_after(limits.swarm_key_grace_s + 3 * limits.swarm_key_check_s):
+            await connection.closed.wait()
+        assert trio.current_time() - started > limits.swarm_key_grace_s
 
 
 async def _echo(stream: trio.abc.HalfCloseableStream) -> None:

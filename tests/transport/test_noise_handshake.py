@@ -11,7 +11,7 @@ from hypothesis import given, strategies as st
 
 from lattica.errors import LatticaError
 from lattica.identity import Identity
-from lattica.transport._channel import PeerIdMismatch
+from lattica.transport._channel import NoCommonMuxer, PeerIdMismatch
 from lattica.transport.noise import (
     MAX_HANDSHAKE_MESSAGE,
     NoiseError,
@@ -151,8 +151,12 @@ def test_the_muxer_is_agreed_inside_when_both_offer_one(
 def test_no_muxer_in_common_ends_the_handshake() -> None:
     dialer = NoiseHandshake(ALICE, initiator=True, muxers=["/a"])
     listener = NoiseHandshake(BOB, initiator=False, muxers=["/b"])
-    with pytest.raises(NoiseError, match="no muxer in common"):
-        _exchange(dialer, listener)
+    with pytest.raises(NoCommonMuxer) as caught:
+        dialer.receive(listener.receive(dialer.start()))
+    assert caught.value.offered == ("/b",)
+    with pytest.raises(NoCommonMuxer) as caught:  # and who waits learns it, too
+        listener.receive(dialer.last_words())
+    assert caught.value.offered == ("/a",)
 
 
 def test_a_dialer_that_meets_somebody_else_says_nothing_about_itself() -> None:
