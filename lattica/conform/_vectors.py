@@ -16,7 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 from lattica.errors import InvalidInput, LatticaError
 
-from . import _readers, _readers_content, _readers_delta, _readers_links, _readers_private
+from . import (
+    _readers,
+    _readers_content,
+    _readers_delta,
+    _readers_links,
+    _readers_models,
+    _readers_private,
+)
 from ._outcome import Failure, Outcome, Verdict
 
 if TYPE_CHECKING:
@@ -31,6 +38,7 @@ READERS: dict[str, Reader] = {
     **_readers_content.READERS,
     **_readers_delta.READERS,
     **_readers_links.READERS,
+    **_readers_models.READERS,
     **_readers_private.READERS,
 }
 _INVALID = "invalid"

@@ -17,6 +17,25 @@ from ._delta_format import (
 )
 from ._delta_plan import DeltaLink as DeltaLink, cheapest_chain as cheapest_chain
 from ._files import cut_file as cut_file, read_header as read_header
+from ._lineage import Ancestor as Ancestor, Lineage as Lineage
+from ._manifest import (
+    Manifest as Manifest,
+    ManifestDelta as ManifestDelta,
+    ManifestError as ManifestError,
+    ManifestFile as ManifestFile,
+    SignedManifest as SignedManifest,
+    TableEntry as TableEntry,
+    check_name as check_name,
+    decode_table as decode_table,
+    encode_table as encode_table,
+)
+from ._names import (
+    Name as Name,
+    NameRecord as NameRecord,
+    NameRecordError as NameRecordError,
+    NameStore as NameStore,
+    statements_key as statements_key,
+)
 from ._reading import (
     LazyTensor as LazyTensor,
     LocalReader as LocalReader,
@@ -39,6 +58,19 @@ from ._select import (
     parse_tensor as parse_tensor,
     portion as portion,
     select as select,
+)
+from ._signing import (
+    BadSignature as BadSignature,
+    Rule as Rule,
+    Statement as Statement,
+    StatementError as StatementError,
+    Verdict as Verdict,
+)
+from ._trust import (
+    TrustedKey as TrustedKey,
+    add_key as add_key,
+    read_keys as read_keys,
+    remove_key as remove_key,
 )
 from ._view import (
     FileView as FileView,

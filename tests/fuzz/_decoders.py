@@ -24,10 +24,19 @@ from lattica.content._fetchers import decode_peers
 from lattica.dht import Namespaces, _messages as kad
 from lattica.dht._contacts import decode as decode_contacts
 from lattica.dht._keeper import Keeper
-from lattica.errors import CodecError, InvalidInput
+from lattica.errors import CodecError, IntegrityError, InvalidInput
 from lattica.identity import Identity, PeerId, PublicKey
-from lattica.models import header_size, parse_header
+from lattica.models import (
+    NameRecord,
+    SignedManifest,
+    Statement,
+    decode_table,
+    header_size,
+    parse_header,
+)
 from lattica.models._delta_codec import DeltaCodec, decode_block
+from lattica.models._manifest import _read_body as _read_manifest_body
+from lattica.models._view import parse_shard_index
 from lattica.pubsub import _messages as gossip
 from lattica.ticket import Ticket, _read_body
 from lattica.transport import Limits, Multiaddr
@@ -311,6 +320,23 @@ def _parse_safetensors(data: bytes) -> None:
     parse_header(data[:size], FILE_SIZE)
 
 
+def _manifest_bodies() -> list[bytes]:
+    # What the signature keeps faults from.
+    found = []
+    for wire in vectors("manifest", kind="manifest"):
+        with contextlib.suppress(CodecError, IntegrityError):
+            found.append(SignedManifest.decode(wire).manifest.encode())
+    return found
+
+
+def _decode_body(data: bytes) -> None:
+    _read_manifest_body(codec.unpack(data, max_size=1 << 16))
+
+
+def _shard_indexes() -> list[bytes]:
+    return [b'{"metadata": {"total_size": 8}, "weight_map": {"a": "x.safetensors"}}']
+
+
 def _control_lines() -> list[bytes]:
     return [
         b'{"method":"get","params":{"ref":"bafy","dest":"/tmp/x","timeout":1.5}}\n',
@@ -366,5 +392,11 @@ DECODERS = {
     ),
     "safetensors": Decoder(_safetensors, _parse_safetensors),
     "delta-block": Decoder(_delta_blocks, _decode_delta_block),
+    "shard-index": Decoder(_shard_indexes, parse_shard_index),
+    "manifest": Decoder(lambda: vectors("manifest", kind="manifest"), SignedManifest.decode),
+    "manifest-body": Decoder(_manifest_bodies, _decode_body),
+    "statement": Decoder(lambda: vectors("manifest", kind="statement"), Statement.decode),
+    "name-record": Decoder(lambda: vectors("manifest", kind="name"), NameRecord.decode),
+    "tensor-table": Decoder(lambda: vectors("manifest", kind="table"), decode_table),
     "control": Decoder(_control_lines, decode_control_request),
 }
