@@ -2,8 +2,7 @@
 
 A peer is first asked for the peers nearest to itself, then for each bucket further out, with a key
 that falls into it. Where one answer holds fewer than k peers it was the whole table. Everybody who
-is named is asked in turn, so in the end everybody was who can be reached from here
-(spec/dht.md §8).
+is named is asked in turn, so in the end everybody was who can be reached from here.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from lattica.cid import CID
 from lattica.codec import _canonical, unpack_planes
 from lattica.content import _messages as exchange
 from lattica.content._fetchers import decode_peers
-from lattica.dht import Namespaces, ValueRefused, _messages as dht
+from lattica.dht import Namespaces, ValueRefused, _messages as dht, gradient
 from lattica.dht._records import sign_entry
 from lattica.errors import CodecError
 from lattica.identity import Identity, PublicKey
@@ -263,6 +263,27 @@ def _entry_fields(item: Item, case: Case) -> dict[str, object]:
     }
 
 
+def read_gradient_record(case: Case) -> object:
+    """Records of Gradient's Lattica (dht.md §8)."""
+    wire = wire_of(case)
+    if case["kind"] == "literal":
+        value = gradient.read_literal(wire)
+        if "canonical" in case["flags"]:
+            expect("the value, written again,", gradient.write_literal(value), wire)
+        return {"text": value} if isinstance(value, str) else {"bytes": value.hex()}
+    if case["kind"] == "index":
+        subkeys, expires = gradient.decode_index(wire)
+        again = gradient.encode_index(subkeys, expires)
+        fields: dict[str, object] = {"subkeys": list(subkeys), "expires": expires}
+    else:
+        raw, expires = gradient.decode_value(wire)
+        again = gradient.encode_value(raw, expires)
+        fields = {"raw": raw.hex(), "expires": expires}
+    if "canonical" in case["flags"]:
+        expect("the record, written again,", again, wire)
+    return fields
+
+
 def read_gossip(case: Case) -> object:
     """RPCs, messages and their names (gossip.md §2 to §4)."""
     wire = wire_of(case)
@@ -305,6 +326,7 @@ READERS: dict[str, Callable[[Case], object]] = {
     "exchange": read_exchange,
     "leaf-planes": read_planes,
     "gossip-messages": read_gossip,
+    "gradient-records": read_gradient_record,
     "identifiers": read_identifier,
     "tensor-messages": read_tensors,
     "ticket": read_ticket,

@@ -21,7 +21,7 @@ from lattica._control import decode_request as decode_control_request
 from lattica.cid import CID, Codec
 from lattica.content import _messages as exchange, _unixfs
 from lattica.content._fetchers import decode_peers
-from lattica.dht import Namespaces, _messages as kad
+from lattica.dht import Namespaces, _messages as kad, gradient
 from lattica.dht._contacts import decode as decode_contacts
 from lattica.dht._keeper import Keeper
 from lattica.errors import CodecError, IntegrityError, InvalidInput
@@ -371,6 +371,16 @@ DECODERS = {
     "yamux": Decoder(lambda: vectors("yamux-frames"), _yamux),
     "identify": Decoder(_identifies, _identify),
     "signed-record": Decoder(_records, _envelope),
+    "gradient-value": Decoder(
+        lambda: vectors("gradient-records", kind="value"),
+        lambda data: gradient.read_literal(gradient.decode_value(data)[0]),
+    ),
+    "gradient-index": Decoder(
+        lambda: vectors("gradient-records", kind="index"), gradient.decode_index
+    ),
+    "gradient-literal": Decoder(
+        lambda: vectors("gradient-records", kind="literal"), gradient.read_literal
+    ),
     "kad-entries": Decoder(lambda: vectors("dht-entries"), _read_entries),
     "kad-contacts": Decoder(_contact_files, lambda data: decode_contacts(data, "/kad")),
     "kad": Decoder(lambda: vectors("dht-messages"), kad.decode),

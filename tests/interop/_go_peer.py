@@ -178,6 +178,13 @@ class GoPeer:
                 found.append(PeerId.from_bytes(_nested(message, 2).blob(1) or b""))
         return found
 
+    async def put_value(self, key: bytes, value: bytes) -> None:
+        await self._dht([(1, 7), (4, key), (5, value), (7, 15)])
+
+    async def get_value(self, key: bytes) -> bytes:
+        answer = await self._dht([(1, 5), (4, key), (7, 10)])
+        return _nested(answer, 5).blob(3) or b""
+
     async def _dht(self, fields: list[tuple[int, int | bytes]]) -> _protobuf.Message:
         return await self.request([(1, 4), (5, _protobuf.encode(fields))])
 

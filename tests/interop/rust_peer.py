@@ -1,7 +1,8 @@
 """A rust-libp2p node: Gradient's Lattica, run by the interpreter of `.foreign/rust`.
 
 It serves one call that returns its argument, and dials what it is given as bootstrap node. A line
-`put HEX` on its stdin keeps a block, `get CID` asks its peers for one; each is answered in a line.
+`put HEX` on its stdin keeps a block, `get CID` asks its peers for one, `store KEY SUBKEY HEX` puts
+bytes into its DHT (SUBKEY may be `-`: none), `look KEY` gets them; each is answered in a line.
 usage: python -P rust_peer.py PORT [BOOTSTRAP]
 """
 
@@ -12,6 +13,7 @@ import json
 import os
 import sys
 import tempfile
+import time
 from typing import Any
 
 sys.path = [entry for entry in sys.path if entry not in ("", os.getcwd())]  # ours has its name
@@ -49,11 +51,27 @@ def main() -> None:
         node.register_service(Echo(node))
         say(ready=node.peer_id())
         for line in sys.stdin:
-            command, argument = line.split()
+            command, argument, *more = line.split()
             if command == "put":
                 say(cid=node.put_block(bytes.fromhex(argument)))
-            else:
+            elif command == "get":
                 say(data=bytes(node.get_block(argument, 20)[1]).hex())
+            elif command == "store":
+                subkey = None if more[0] == "-" else more[0]
+                say(stored=node.store(argument, bytes.fromhex(more[1]), time.time() + 600, subkey))
+            elif command == "store-object":
+                say(stored=node.store(argument, {"a": 1}, time.time() + 600))
+            else:
+                say(values=values_of(node.get(argument)))
+
+
+def values_of(found: Any) -> dict[str, str]:
+    """What it got from its DHT, by subkey, in hexadecimal."""
+    if found is None:
+        return {}
+    if not isinstance(found.value, dict):
+        return {"": bytes(found.value).hex()}
+    return {subkey: bytes(each.value).hex() for subkey, each in found.value.items()}
 
 
 def say(**message: Any) -> None:

@@ -13,14 +13,14 @@ import tempfile
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import trio
 from install_peers import RUST_PYTHON
 
 from lattica.cid import CID, HashFunction
 from lattica.content import Store, build, open_exchange
-from lattica.dht import open_dht
+from lattica.dht import gradient, open_dht
 from lattica.identity import Identity, PeerId
 from lattica.transport import Multiaddr, PeerIdentified, PeerInfo, open_mesh
 
@@ -42,19 +42,19 @@ class Rust:
     async def ready(self) -> PeerId:
         return PeerId.parse((await self._line())["ready"])
 
-    async def call(self, command: str, argument: str) -> dict[str, str]:
+    async def call(self, *words: str) -> dict[str, Any]:
         assert self._process.stdin is not None
-        await self._process.stdin.send_all(f"{command} {argument}\n".encode())
+        await self._process.stdin.send_all(" ".join(words).encode() + b"\n")
         return await self._line()
 
-    async def _line(self) -> dict[str, str]:
+    async def _line(self) -> dict[str, Any]:
         assert self._process.stdout is not None
         text = bytearray()
         async for data in self._process.stdout:
             text += data
             for line in text.split(b"\n")[:-1]:
                 if line.startswith(b"{"):
-                    message: dict[str, str] = json.loads(line)
+                    message: dict[str, Any] = json.loads(line)
                     return message
         raise AssertionError("the node ended")
 
@@ -143,6 +143,41 @@ async def bitswap() -> None:
                     assert bytes.fromhex(answer["data"]) == theirs[:200_001]
 
 
+async def records() -> None:
+    """Read what it puts into its DHT, and have it read what we put, by key and by subkey."""
+    async with rust() as node, open_mesh(Identity.generate(), listen=LISTEN) as mesh:
+        async with open_dht(mesh, protocol=KAD, namespaces=gradient.namespaces()) as dht:
+            peer = await node.ready()
+            await mesh.dial(ADDRESS.with_peer(peer))
+            await dht.wait_joined()
+            assert [contact.peer for contact in dht.peers()] == [peer]
+            shared = gradient.GradientRecords(dht)
+
+            async def read(key: str) -> dict[str, bytes | str]:
+                return {name: each.value for name, each in (await shared.get(key)).items()}
+
+            assert (await node.call("store", "plain", "-", b"theirs".hex()))["stored"]
+            assert await read("plain") == {"": b"theirs"}
+            assert (await node.call("store", "many", "one", b"1".hex()))["stored"]
+            await shared.store("many", b"2", subkey="two")
+            both = {"one": b"1", "two": b"2"}
+            assert await read("many") == both
+            seen = (await node.call("look", "many"))["values"]
+            assert {name: bytes.fromhex(value) for name, value in seen.items()} == both
+            await shared.store("ours", b"ours")
+            assert (await node.call("look", "ours"))["values"] == {"": b"ours".hex()}
+            assert (await node.call("store-object", "object"))["stored"]
+            (value,) = (await shared.get("object")).values()
+            try:
+                refused = value.value
+            except gradient.NotPlain:
+                assert value.raw.startswith(b"\x80"), (
+                    "the bytes are there, and nothing has run them"
+                )
+            else:
+                raise AssertionError(f"{refused!r} was read out of a pickle")
+
+
 def _string(data: bytes) -> bytes:
     """Bytes as bincode 2 writes them: the length in one byte, or behind a marker, and the bytes."""
     if len(data) < 251:
@@ -152,7 +187,13 @@ def _string(data: bytes) -> bytes:
     return b"\xfc" + len(data).to_bytes(4, "little") + data
 
 
-SCENARIOS = {"we-dial": we_dial, "they-dial": they_dial, "echo": echo, "bitswap": bitswap}
+SCENARIOS = {
+    "we-dial": we_dial,
+    "they-dial": they_dial,
+    "echo": echo,
+    "bitswap": bitswap,
+    "records": records,
+}
 
 if __name__ == "__main__":
     trio.run(SCENARIOS[sys.argv[1]])

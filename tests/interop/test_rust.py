@@ -14,7 +14,7 @@ pytestmark = pytest.mark.interop
 SCENARIO = Path(__file__).with_name("rust_scenario.py")
 
 
-@pytest.mark.parametrize("scenario", ["we-dial", "they-dial", "echo", "bitswap"])
+@pytest.mark.parametrize("scenario", ["we-dial", "they-dial", "echo", "bitswap", "records"])
 def test_rust_and_we_understand_each_other(scenario: str) -> None:
     if not RUST_PYTHON.exists():
         pytest.skip(f"{RUST_PYTHON} is not there: run `make interop`")
