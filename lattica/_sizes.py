@@ -1,7 +1,7 @@
 """Sizes and ranges as people write them: `50G`, `256 KiB`, `1000`, `2G:4K`. Pure.
 
 K, M, G, T mean powers of 1024, with or without `iB` or `B`: leaves, quotas and offsets are counted
-so. A plain number is bytes.
+so. A plain number is bytes. Rates are counted in thousands, unless they say `KiB`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import re
 from lattica.errors import InvalidInput
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
+_RATE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?(?:/s)?", re.IGNORECASE)
+_POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 _SHIFTS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 _MAX = (1 << 63) - 1
 
@@ -36,6 +38,18 @@ def parse_size(text: str) -> int:
     if size > _MAX:
         raise SizeError(f"{text!r} is more than a file can have")
     return size
+
+
+def parse_rate(text: str) -> float:
+    """Return bytes a second; `5M` is 5 000 000, as throughput is shown. Raises SizeError."""
+    match = _RATE.fullmatch(text.strip())
+    rate = 0.0
+    if match is not None:
+        thousand = 1024 if match[3] else 1000
+        rate = float(match[1]) * float(thousand ** _POWERS[match[2].upper()])
+    if not 0 < rate <= _MAX:
+        raise SizeError(f"{text!r} is not a rate", hint="rates look like 5M, 500K or 2 MiB/s")
+    return rate
 
 
 def parse_range(text: str) -> tuple[int, int | None]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lattica._sizes import SizeError, parse_size
+from lattica._sizes import SizeError, parse_rate, parse_size
 from lattica.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 FILE_NAME = "lattica.toml"
 MAX_FILE = 1 << 20  # bytes
+RATES = ("max_up", "max_down", "max_up_per_peer", "max_down_per_peer")
 LOG_LEVELS = ("error", "warning", "info", "debug")
 COMPRESS = ("auto", "on", "off")
 
@@ -73,6 +74,10 @@ KEYS = {
         ),
         Key("quota", "store", "", "what the store may keep of its own: 50G; empty: no bound"),
         Key("dht_protocol", "node", "/lattica/kad/1.0.0", "which DHT: its protocol ID"),
+        Key("max_up", "limits", "", "content sent in a second, in all: 5M; empty: no limit"),
+        Key("max_down", "limits", "", "content fetched in a second, in all"),
+        Key("max_up_per_peer", "limits", "", "content sent to one peer in a second"),
+        Key("max_down_per_peer", "limits", "", "content fetched from one peer in a second"),
         Key("swarm", "node", "public", "whose announcements of shares are heard and made"),
         Key(
             "swarm_key",
@@ -113,6 +118,11 @@ class Config:
         value = self.settings[name].value
         assert isinstance(value, str), name
         return value
+
+    def rate(self, name: str) -> float | None:
+        """The value of a limit, in bytes a second; None where there is none."""
+        text = self.text(name)
+        return parse_rate(text) if text else None
 
     def flag(self, name: str) -> bool:
         """The value of a yes-or-no setting."""
@@ -288,9 +298,18 @@ def _check_protocol(text: str, origin: str) -> None:
         raise ConfigError(f"{origin}: {text!r} is not a protocol ID such as /my-swarm/kad/1.0.0")
 
 
+def _check_rate(text: str, origin: str) -> None:
+    try:
+        if text:
+            parse_rate(text)
+    except SizeError as error:
+        raise ConfigError(f"{origin}: {error}; {error.hint}") from None
+
+
 _CHECKS: dict[str, Callable[[str, str], object]] = {
     "compress": _check_compress,
     "dht_protocol": _check_protocol,
     "log": parse_log,
     "quota": parse_quota,
+    **dict.fromkeys(RATES, _check_rate),
 }

@@ -38,6 +38,7 @@ from lattica._swarm import Swarms
 from lattica.cid import CID, HashFunction
 from lattica.content import (
     Compress,
+    ExchangeLimits,
     NoProvider,
     ObjectState,
     Selection,
@@ -123,6 +124,8 @@ async def open_node(
     mdns: bool | None = None,
     compress: str | None = None,
     quota: str | int | None = None,
+    max_up: str | float | None = None,
+    max_down: str | float | None = None,
     transports: Sequence[Transport] | None = None,
     dht_server: bool = True,
     dht_protocol: str | None = None,
@@ -142,6 +145,9 @@ async def open_node(
         mdns: find peers on the local network.
         compress: leaves on the wire: `on`, `off`, or `auto`, where the link is slow enough.
         quota: most bytes that the store keeps of its own, a number or a text like `50G`.
+        max_up: content sent in a second, in all: bytes, or `5M`; "" is no limit. It counts leaves
+            and index blocks as they travel; not DHT, gossip, calls, encryption.
+        max_down: content asked for in a second, in all, before compression.
         transports: what links are made of; TCP by default, memory in tests.
         dht_server: answer the DHT's questions; False for a visit of a few seconds.
         dht_protocol: which DHT: nodes share peers and records with those of the same protocol ID.
@@ -165,6 +171,8 @@ async def open_node(
         "quota": None if quota is None else str(quota),
         "dht_protocol": dht_protocol,
         "swarm_key": None if swarm_key is None else str(swarm_key),
+        "max_up": _rate_text(max_up),
+        "max_down": _rate_text(max_down),
     }
     settings = config.load(os.environ, given, user_home=Path.home())
     bootstrap_peers = _addresses(settings.texts("bootstrap"))
@@ -194,7 +202,10 @@ async def open_node(
                 ) as dht,
                 open_pubsub(mesh) as pubsub,
                 open_exchange(
-                    mesh, store, compress=Compress(settings.text("compress"))
+                    mesh,
+                    store,
+                    limits=_exchange_limits(settings),
+                    compress=Compress(settings.text("compress")),
                 ) as exchange,
                 private_nursery() as nursery,
             ):
@@ -880,6 +891,19 @@ def _deadline(
 
 def _texts(addresses: Sequence[Multiaddr | str] | None) -> tuple[str, ...] | None:
     return None if addresses is None else tuple(str(address) for address in addresses)
+
+
+def _exchange_limits(settings: config.Config) -> ExchangeLimits:
+    return ExchangeLimits(
+        max_up=settings.rate("max_up"),
+        max_down=settings.rate("max_down"),
+        max_up_per_peer=settings.rate("max_up_per_peer"),
+        max_down_per_peer=settings.rate("max_down_per_peer"),
+    )
+
+
+def _rate_text(rate: str | float | None) -> str | None:
+    return rate if rate is None or isinstance(rate, str) else f"{rate:.0f}"
 
 
 def _addresses(texts: Iterable[str]) -> list[Multiaddr]:

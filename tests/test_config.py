@@ -117,3 +117,16 @@ def test_log_levels_may_differ_by_layer() -> None:
 def test_an_empty_list_from_a_program_overrides_the_environment() -> None:
     settings = settle(environment={"LATTICA_BOOTSTRAP": "/a"}, flags={"bootstrap": ()})
     assert settings.texts("bootstrap") == ()
+
+
+def test_a_rate_limit_is_read_from_everywhere_and_checked() -> None:
+    environment = {"LATTICA_MAX_UP_PER_PEER": "1.5M"}
+    read = settle('[limits]\nmax_up = "500K"\n', environment, {"max_down": "2 MiB/s"})
+    assert read.rate("max_up") == 500_000
+    assert read.rate("max_down") == 2 << 20
+    assert read.rate("max_up_per_peer") == 1_500_000
+    assert read.rate("max_down_per_peer") is None
+    assert read.settings["max_down"].origin == "--max-down"
+    for wrong in ("fast", "0", "-1M", "5X"):
+        with pytest.raises(ConfigError, match=r"--max-up: .* 5M"):
+            settle(flags={"max_up": wrong})

@@ -72,6 +72,14 @@ SwarmKeyOption = Annotated[
     Path | None,
     typer.Option("--swarm-key", metavar="FILE", help="Be in the private swarm of this key file."),
 ]
+MaxUpOption = Annotated[
+    str | None,
+    typer.Option("--max-up", metavar="RATE", help="Send at most so much a second: 5M."),
+]
+MaxDownOption = Annotated[
+    str | None,
+    typer.Option("--max-down", metavar="RATE", help="Fetch at most so much a second: 5M."),
+]
 SwarmOption = Annotated[
     str | None, typer.Option("--swarm", metavar="NAME", help="Whose announcements to hear.")
 ]

@@ -59,6 +59,7 @@ class Session:
             "compress": self.config.text("compress"),
             "quota": self.config.text("quota"),
             "dht_protocol": self.config.text("dht_protocol"),
+            **{name: self.config.text(name) for name in ("max_up", "max_down")},
         }
 
     def _asked(self, name: str) -> bool:

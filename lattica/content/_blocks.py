@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from lattica.transport import Mesh, PeerInfo
 
     from ._bans import Bans
+    from ._budget import Budget
     from ._events import FetchEvent
     from ._session import Item
     from ._stages import Stage
@@ -197,6 +198,7 @@ class Blocks:
         stats: ExchangeStats,
         encodings: tuple[int, ...],
         bans: Bans,
+        budget: Budget,
         patience: float,
         cache_bytes: int,
         bitswap: Bitswap | None = None,
@@ -205,7 +207,7 @@ class Blocks:
         self._mesh, self._store, self._limits, self._stats = mesh, store, limits, stats
         self._encodings = encodings
         self._known, self._more, self._patience = list(providers), more, patience
-        self._bans = bans
+        self._bans, self._budget = bans, budget
         self.nodes: OrderedDict[CID, FileNode] = OrderedDict()
         self._cache_bytes = cache_bytes
         self._cache: OrderedDict[bytes, bytes] = OrderedDict()  # by multihash, oldest use first
@@ -257,6 +259,7 @@ class Blocks:
                 self._limits,
                 self._encodings,
                 self._bans,
+                self._budget,
                 self._patience,
                 watch=False,
                 bitswap=self._bitswap,

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     from lattica.identity import PeerId
 
+    from ._budget import Budget
     from ._plan import PlannerEvent
 
 _ALIGNED = 16  # a random place is a multiple of so many leaves: runs leave whole runs over,
@@ -52,6 +53,7 @@ class Planner:
 
     Attributes:
         scattered: ask from random places, though nobody is here yet who does not hold everything.
+        budget: limits how much is asked for in a second; None is no limit.
     """
 
     def __init__(
@@ -73,6 +75,8 @@ class Planner:
             rng: says where to begin among equally rare leaves; without it, always at the front.
         """
         self.scattered = False
+        self.budget: Budget | None = None
+        self._budget_at = math.inf  # when the budget lets somebody be asked again
         self._rng = rng
         self._leaves, self._size = LeafStates(count, size), size
         self._ids = ids if ids is not None else itertools.count(1)
@@ -171,6 +175,9 @@ class Planner:
             return None
         if len(found.asks) >= self._limits.requests:
             return None
+        if self.budget is not None and (ready_at := self.budget.ready_at(peer, now)) > now:
+            self._budget_at = min(self._budget_at, ready_at)
+            return None
         run = self._next_run(found) or self._next_race(found, now)
         return self._ask(found, *run, now) if run else None
 
@@ -186,6 +193,8 @@ class Planner:
         size = self._bytes(first, ask.end)
         peer.in_flight += size
         self._in_flight += size
+        if self.budget is not None:
+            self.budget.spend(peer.id, size, now)
         return ask
 
     def _next_run(self, peer: PeerState) -> tuple[int, int] | None:
@@ -216,6 +225,8 @@ class Planner:
         # Four requests to a window, so that answers and new requests overlap, and whole ones: what
         # is asked for in crumbs is read and sent in crumbs.
         request = min(limits.request_bytes, window // 4)
+        if self.budget is not None:
+            request = min(request, self.budget.piece_bytes)
         room = min(window - peer.in_flight, limits.total_bytes - self._in_flight)
         if peer.asks and room < request:
             return
@@ -363,6 +374,8 @@ class Planner:
         size = self._bytes(ask.next, ask.end)
         peer.in_flight -= size
         self._in_flight -= size
+        if self.budget is not None:
+            self.budget.give_back(peer.id, size)
 
     def _owing(self, leaf: int) -> int:
         """How many peers owe `leaf`."""
@@ -385,7 +398,8 @@ class Planner:
 
     def next_timeout(self) -> float:
         """When to call `handle_timeout`, on the clock of `now`; infinity: no need as things are."""
-        return min(self._race_at, *map(self._deadline, self._peers.values()), math.inf)
+        deadlines = map(self._deadline, self._peers.values())
+        return min(self._race_at, self._budget_at, *deadlines, math.inf)
 
     def _deadline(self, peer: PeerState) -> float:
         if peer.paused_until:
@@ -400,10 +414,12 @@ class Planner:
 
     def handle_timeout(self, now: float) -> None:
         """Look for silent, rested and idle peers. The verdicts come out of `next_event`."""
-        if now >= self._race_at:
-            self._race_at = math.inf
-            idle = [peer.id for peer in self._peers.values() if not peer.asks]
-            self._events.extend(map(PeerReady, idle))
+        if now >= min(self._race_at, self._budget_at):
+            everybody = now >= self._budget_at
+            self._race_at = math.inf if now >= self._race_at else self._race_at
+            self._budget_at = math.inf if everybody else self._budget_at
+            ready = [peer.id for peer in self._peers.values() if everybody or not peer.asks]
+            self._events.extend(map(PeerReady, ready))
         for peer in list(self._peers.values()):
             if self._deadline(peer) > now:
                 continue

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from lattica.transport import Mesh, Multiaddr, PeerInfo
 
     from ._bans import Bans
+    from ._budget import Budget
     from ._events import FetchEvent
     from ._planner import Planner
     from ._session import Item
@@ -94,6 +95,7 @@ class Providers:
         limits: ExchangeLimits,
         encodings: tuple[int, ...],
         bans: Bans,
+        budget: Budget,
         patience: float,
         *,
         watch: bool = True,
@@ -107,6 +109,7 @@ class Providers:
         self._mesh, self._keeper, self._limits, self._patience = mesh, keeper, limits, patience
         self._bitswap = bitswap  # for providers that do not speak our own protocol
         self._bans = bans
+        self._budget = budget if budget.is_limited else None
         self._slots = trio.Semaphore(limits.providers)
         self._nursery: trio.Nursery | None = None
         self._scope: trio.CancelScope | None = None
@@ -175,7 +178,7 @@ class Providers:
     async def work(self, stage: Stage, done: trio.Event) -> None:
         """Have all of `stage` fetched. Returns when `done` is set, or `failure` is."""
         self.stage = stage
-        stage.planner.scattered = self._crowd
+        stage.planner.scattered, stage.planner.budget = self._crowd, self._budget
         now = self._last_contact = self._last_gain = trio.current_time()
         for peer, session in self._sessions.items():
             if self._ban_of(peer) is None:

@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from ._compress import Compress
     from ._reading import BlockBatch
     from ._traffic import ExchangeLimits, ExchangeStats
+    from ._uploads import Uploads
 
 _MAX_FETCHED = 16  # objects that a peer asks for the fetchers of, on one stream
 _NEWS_LEAVES = 2048  # that one answer tells of at most, when leaves are gained here and there
@@ -110,6 +111,7 @@ class Library(Protocol):
     stats: ExchangeStats
     compress: Compress
     fetchers: Fetchers
+    uploads: Uploads
     queued_hashes: int  # of requests that are not answered, on all streams
 
     async def read(
@@ -377,7 +379,7 @@ class Conversation:
                 try:
                     if piece.end or piece.request.id not in self._cancelled:
                         began = trio.current_time()
-                        await self._send(piece.views)
+                        await self._send(piece.views, content=bool(piece.leaf_sizes))
                         if piece.leaf_sizes:
                             wire = sum(size for _, size in piece.leaf_sizes)
                             self._packer.note_sent(wire, trio.current_time() - began)
@@ -392,12 +394,23 @@ class Conversation:
                         self._open.discard(piece.request.id)
         await self._stream.send_eof()
 
-    async def _send(self, views: Sequence[bytes | memoryview]) -> None:
-        seconds = self._library.limits.send_seconds
+    async def _send(self, views: Sequence[bytes | memoryview], *, content: bool = False) -> None:
+        uploads = self._library.uploads
         async with self._sending:
-            with trio.move_on_after(seconds) as scope:
-                for view in views:
-                    await self._stream.send_all(view)
+            if not content or (step := uploads.piece_bytes) is None:
+                await self._send_at_once(views)
+                return
+            for view in views:
+                for start in range(0, len(view), step):
+                    part = view[start : start + step]
+                    await uploads.wait(self._stream.peer, len(part))
+                    await self._send_at_once([part])
+
+    async def _send_at_once(self, views: Sequence[bytes | memoryview]) -> None:
+        seconds = self._library.limits.send_seconds
+        with trio.move_on_after(seconds) as scope:
+            for view in views:
+                await self._stream.send_all(view)
         if scope.cancelled_caught:
             size = sum(map(len, views))
             raise SlowReader(

@@ -33,6 +33,8 @@ class ExchangeLimits:
             leaf of 1 MiB takes that long at 3.5 kB/s. Patience that is longer counts instead.
         write_bytes: of leaves that are hashed and written at once, in all; a provider's share of
             them is at most `batch_bytes` and at least a mebibyte.
+        max_up, max_down: bytes of content a second, sent and asked for, in all; None: no limit.
+        max_up_per_peer, max_down_per_peer: the same for each peer.
     """
 
     streams_per_peer: int = 8
@@ -47,6 +49,10 @@ class ExchangeLimits:
     candidates: int = 256
     stall_seconds: float = 300.0
     write_bytes: int = 32 << 20
+    max_up: float | None = None
+    max_down: float | None = None
+    max_up_per_peer: float | None = None
+    max_down_per_peer: float | None = None
 
 
 @dataclass(slots=True)

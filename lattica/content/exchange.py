@@ -23,6 +23,7 @@ from lattica.errors import InvalidInput
 
 from ._bans import Bans
 from ._blocks import Blocks
+from ._budget import Budget
 from ._compress import Compress, LeafPacker
 from ._dag import LeafTable
 from ._events import Fetched
@@ -33,6 +34,7 @@ from ._repair import repair
 from ._serve import Conversation, TooManyStreams, converse
 from ._traffic import ExchangeLimits, ExchangeStats
 from ._unixfs import DagError
+from ._uploads import Uploads
 from ._values import ObjectState
 from ._walk import Walker, check_root
 from .bitswap import open_bitswap
@@ -67,6 +69,7 @@ class Exchange:
     Attributes:
         stats: counters, in all and by peer.
         bans: peers that are not asked for a time.
+        uploads: where whoever sends content waits for its turn.
         limits: bounds of serving and fetching.
         compress: whether leaves are sent, and asked for, smaller.
     """
@@ -76,6 +79,8 @@ class Exchange:
     ) -> None:
         self.stats, self.bans = ExchangeStats(), Bans()
         self.limits, self.compress = limits, compress
+        self._downloads = Budget(limits.max_down, limits.max_down_per_peer)
+        self.uploads = Uploads(Budget(limits.max_up, limits.max_up_per_peer))
         self._mesh, self._store = mesh, store
         self._library = _StoreLibrary(self)
         self._bitswap: Bitswap | None = None
@@ -160,6 +165,7 @@ class Exchange:
             stats=self.stats,
             encodings=self.compress.encodings,
             bans=self.bans,
+            budget=self._downloads,
             patience=patience,
             progress=progress,
             bitswap=self._bitswap,
@@ -305,6 +311,7 @@ class Exchange:
             stats=self.stats,
             encodings=self.compress.encodings,
             bans=self.bans,
+            budget=self._downloads,
             patience=patience,
             cache_bytes=cache_bytes,
             bitswap=self._bitswap,
@@ -341,6 +348,7 @@ class _StoreLibrary:
         self.limits, self.stats = exchange.limits, exchange.stats
         self.compress = exchange.compress
         self.fetchers, self.queued_hashes = Fetchers(), 0
+        self.uploads = exchange.uploads
         self._exchange, self._store = exchange, exchange._store
         self._readers = trio.CapacityLimiter(_READERS)
         self._busy: set[Conversation] = set()
@@ -391,7 +399,8 @@ class _StoreLibrary:
     def share(self) -> int:
         """Return the share of one stream: half of it is read while half of it is sent."""
         share = self.limits.read_bytes // (2 * max(1, len(self._busy)))
-        return max(1, min(self.limits.batch_bytes, share))
+        least = min(self.limits.batch_bytes, self.uploads.piece_bytes or share)
+        return max(1, min(least, share))
 
     async def read(
         self, hashes: Sequence[bytes], max_bytes: int, packer: LeafPacker | None = None
@@ -410,6 +419,10 @@ class _StoreLibrary:
         """Look up in a worker thread how large blocks are; None for one that is not here."""
         look_up = partial(_sizes, self._store, multihashes)
         return await trio.to_thread.run_sync(look_up, limiter=self._readers)
+
+    async def wait_to_send(self, peer: PeerId, size: int) -> None:
+        """Return when so many bytes may be sent to `peer`."""
+        await self.uploads.wait(peer, size)
 
     def sent(self, peer: PeerId, size: int) -> None:
         """Count a block that went to `peer`."""

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from lattica.transport import Mesh
 
     from ._bans import Bans
+    from ._budget import Budget
     from ._build import Segments
     from ._download import Download
     from ._events import FetchEvent, LeafMismatch
@@ -70,6 +71,7 @@ class Fetch:
         stats: ExchangeStats,
         encodings: tuple[int, ...],
         bans: Bans,
+        budget: Budget,
         patience: float,
         progress: Callable[[FetchEvent], object] | None,
         bitswap: Bitswap | None = None,
@@ -88,6 +90,7 @@ class Fetch:
             limits,
             encodings,
             bans,
+            budget,
             patience,
             watch=part is None,  # what they say they hold is numbered by all of it
             bitswap=bitswap,

@@ -97,6 +97,9 @@ class FakeShelf:
         await trio.lowlevel.checkpoint()
         return FakeBatch([self.blocks.get(one, Absent.NOT_HERE) for one in hashes])  # type: ignore[return-value]  # all of it that is used
 
+    async def wait_to_send(self, peer: PeerId, size: int) -> None:
+        del peer, size
+
     def sent(self, peer: PeerId, size: int) -> None:
         self.log.append((peer, size))
 

@@ -88,6 +88,9 @@ class Shelf(Protocol):
     async def read(self, hashes: Sequence[bytes], max_bytes: int) -> BlockBatch:
         """Return the first of these blocks, each checked against its hash."""
 
+    async def wait_to_send(self, peer: PeerId, size: int) -> None:
+        """Return when so many bytes of blocks may be sent to `peer`."""
+
     def sent(self, peer: PeerId, size: int) -> None:
         """Count a block that went to `peer`."""
 
@@ -219,6 +222,7 @@ class Bitswap:
         message, sizes = await self._read(ledger, answer)
         if not (message.blocks or message.presences):
             return  # nothing could be read; what is to be said of it comes with the next answer
+        await self._shelf.wait_to_send(peer, sum(sizes))
         await self._send(peer, ledger.protocol, message)
         for size in sizes:
             self._shelf.sent(peer, size)
