@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from lattica.cid import CID
 
     from ._build import Built, BuiltFile
-    from ._dag import BuiltSegment
+    from ._dag import BuiltSegment, Leaf
     from ._index import Index
     from ._rows import FileRow, SourceRow
     from ._values import StoredObject
@@ -50,6 +50,15 @@ def put_leaves(index: Index, rows: Iterable[tuple[int, int, bytes, int, int]]) -
     while batch := list(islice(rows, _LEAF_ROWS)):
         with index.writing() as transaction:
             transaction.put_leaves(batch)
+
+
+def unrepeated(leaves: Iterable[Leaf]) -> Iterator[Leaf]:
+    """Give leaves without those that equal the one before."""
+    before = None
+    for leaf in leaves:
+        if leaf.multihash != before:
+            yield leaf
+        before = leaf.multihash
 
 
 def join_sources(
@@ -134,10 +143,13 @@ def _named(segments: Iterable[BuiltSegment]) -> list[tuple[int, int, CID, str]]:
 
 
 def _leaf_rows(source: int, file: BuiltFile) -> Iterator[tuple[int, int, bytes, int, int]]:
-    """Give the rows of a file's leaves, each with its segment's stride."""
+    """Give the rows of a file's leaves, each with its segment's stride.
+
+    Of equal leaves in a row the first stands for all: a terabyte of zeros is one row.
+    """
     cuts = iter(file.segments)
     cut = next(cuts)
-    for leaf in file.leaves:
+    for leaf in unrepeated(file.leaves):
         while leaf.offset >= cut.offset + cut.length > cut.offset:
             cut = next(cuts)
         yield source, leaf.offset, leaf.multihash, leaf.length, cut.stride

@@ -20,7 +20,9 @@ from lattica._nursery import private_nursery
 from lattica.cid import CID, Codec, HashFunction
 from lattica.errors import LatticaError
 
+from ._dag import LARGE_LEAF, SMALL_LEAF
 from ._events import LeafMismatch
+from ._holes import zero_multihash
 from ._messages import MAX_BLOCK
 from ._planner import Planner
 from ._providers import Providers
@@ -280,7 +282,13 @@ class Blocks:
     # --- what is here
 
     async def _look_here(self, wants: Sequence[Want]) -> None:
-        """End those that the store has."""
+        """End those that the store has, and those that are zeros."""
+        for want in wants:
+            if want.length in (SMALL_LEAF, LARGE_LEAF):
+                function = HashFunction(want.multihash[0])
+                if want.multihash == zero_multihash(function, want.length):
+                    want.end(bytes(want.length))
+        wants = [want for want in wants if not want.ended]
         here = await trio.to_thread.run_sync(self._read, [want.multihash for want in wants])
         for want in wants:
             if (data := here.get(want.multihash)) is not None:

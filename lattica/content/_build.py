@@ -22,6 +22,7 @@ from lattica.cid import CID, Codec, HashFunction
 from lattica.errors import InvalidInput, SourceChanged
 
 from ._dag import LARGE_LEAF, BuiltSegment, FileBuilder, LeafTable, Segment, check_segments
+from ._holes import Holes, zero_multihash
 from ._names import check_new_names
 from ._select import NothingSelected, Selection
 from ._unixfs import (
@@ -342,10 +343,14 @@ class _Builder:
         builder = FileBuilder(segments, self.index.__setitem__, self._hash_function)
         table = LeafTable(CID.of(b"", Codec.RAW, self._hash_function))  # until its root is known
         while (length := builder.next_length()) is not None:
-            multihash = self._hash_function.multihash(reader.read(length))
-            builder.add(multihash)
-            table.append(length, multihash)
-            self._unreported += length
+            count = reader.skip(length, builder.equal_leaves)
+            if count:
+                multihash = zero_multihash(self._hash_function, length)
+            else:
+                multihash = self._hash_function.multihash(reader.read(length))
+            builder.add(multihash, max(1, count))
+            table.append(length, multihash, max(1, count))
+            self._unreported += length * max(1, count)
             if self._unreported >= _PROGRESS_BYTES:
                 self._report()
         self._report()
@@ -361,13 +366,27 @@ class _Builder:
 
 
 class _Reader:
-    """Reads a file in order through one buffer. What `read` returns holds until the next one."""
+    """Reads a file in order through one buffer, but for its holes.
+
+    What `read` returns holds until the next one.
+    """
 
     def __init__(self, path: Path, descriptor: int, size: int, buffer: bytearray) -> None:
         self._path, self._descriptor, self._size = path, descriptor, size
         self._view = memoryview(buffer)
         self._position = 0  # in the file, after what is buffered
         self._start = self._end = 0  # of what is buffered and not yet read
+        self._holes = Holes(descriptor)
+
+    def skip(self, length: int, most: int) -> int:
+        """Pass over up to `most` times `length` bytes that are a hole; return how many times."""
+        offset = self._position - (self._end - self._start)
+        if not self._holes.cover(offset, length):
+            return 0
+        count = min(most, self._holes.left(offset) // length)
+        self._position = offset + count * length
+        self._start = self._end = 0
+        return count
 
     def read(self, length: int) -> memoryview:
         """Return the next `length` bytes, at most the buffer. Raises SourceChanged if cut short."""

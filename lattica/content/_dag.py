@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from lattica.cid import CID, DIGEST_SIZE, Codec, HashFunction
 from lattica.errors import InvalidInput
 
+from ._holes import zero_multihash
 from ._unixfs import MAX_LINKS, MAX_SIZE, Link, encode_file
 
 if TYPE_CHECKING:
@@ -98,10 +99,38 @@ class LeafTable:
         """Bytes of all leaves so far: of the file, once every leaf is in."""
         return self._ends[-1] if self._ends else 0
 
-    def append(self, length: int, multihash: bytes) -> None:
-        """Add the next leaf. All leaves of a file have its root's hash function."""
-        self._ends.append(self.size + length)
-        self._digests += multihash[2:]
+    @property
+    def zero_bytes(self) -> int:
+        """Bytes of the leaves of usual size that are all zeros: they need no room."""
+        return sum(
+            length * self._digests.count(zero_multihash(self.hash_function, length)[2:])
+            for length in (SMALL_LEAF, LARGE_LEAF)
+        )
+
+    def zeros(self) -> Iterator[int]:
+        """Give the numbers of the leaves of usual size that are all zeros, and of the last one."""
+        for length in (SMALL_LEAF, LARGE_LEAF):
+            digest = zero_multihash(self.hash_function, length)[2:]
+            place = self._digests.find(digest)
+            while place >= 0:
+                if place % DIGEST_SIZE == 0 and self[place // DIGEST_SIZE].length == length:
+                    yield place // DIGEST_SIZE
+                place = self._digests.find(digest, place + 1)
+        if len(self):
+            last = self[len(self) - 1]
+            usual = last.length in (0, SMALL_LEAF, LARGE_LEAF)
+            if not usual and last.multihash == zero_multihash(self.hash_function, last.length):
+                yield last.index
+
+    def append(self, length: int, multihash: bytes, count: int = 1) -> None:
+        """Add the next leaf, `count` times. All have the hash function of the file's root."""
+        if count == 1:
+            self._ends.append(self.size + length)
+            self._digests += multihash[2:]
+        else:
+            size = self.size
+            self._ends.extend(range(size + length, size + length * count + 1, length))
+            self._digests += multihash[2:] * count
 
     def at(self, offset: int) -> int:
         """Return the number of the leaf that holds byte `offset`; `len(self)` past the end."""
@@ -157,10 +186,16 @@ class TreeBuilder:
         self._hash_function = hash_function
         self._max_links = max_links
         self._levels: list[list[Link]] = [[]]  # lowest first; what is not yet in a block
+        self._closed: tuple[list[Link], Link] | None = None  # the last block, and the link to it
 
-    def add(self, link: Link) -> None:
-        """Add the next child."""
-        self._add(0, link)
+    def add(self, link: Link, count: int = 1) -> None:
+        """Add the next child, `count` times."""
+        while count:
+            taken = min(count, self._max_links - len(self._levels[0]))
+            self._levels[0] += [link] * taken
+            if len(self._levels[0]) == self._max_links:
+                self._close(0)
+            count -= taken
 
     def finish(self) -> Link:
         """Emit what is still open and return the root's link; of one child, that child's."""
@@ -180,12 +215,17 @@ class TreeBuilder:
 
     def _close(self, level: int) -> None:
         links, self._levels[level] = self._levels[level], []
+        if self._closed is not None and self._closed[0] == links:  # zeros upon zeros
+            self._add(level + 1, self._closed[1])
+            return
         block = encode_file(links)
         cid = CID.of(block, Codec.DAG_PB, self._hash_function)
         self._emit(cid, block)
         size = sum(link.size for link in links)
         total = len(block) + sum(link.total_size for link in links)
-        self._add(level + 1, Link(cid, size, total))
+        link = Link(cid, size, total)
+        self._closed = links, link
+        self._add(level + 1, link)
 
 
 class FileBuilder:
@@ -218,14 +258,19 @@ class FileBuilder:
         """Return how many bytes the next leaf has, or None when the file is whole."""
         return None if self._segment is None else min(self._leaf_size, self._missing)
 
-    def add(self, multihash: bytes) -> None:
-        """Add the next leaf, of `next_length` bytes."""
+    @property
+    def equal_leaves(self) -> int:
+        """How many leaves of `next_length` bytes follow each other; 0 when the file is whole."""
+        return 0 if self._segment is None else max(1, self._missing // self._leaf_size)
+
+    def add(self, multihash: bytes, count: int = 1) -> None:
+        """Add the next leaf, of `next_length` bytes, `count` (at most `equal_leaves`) times."""
         segment = self._segment
         if segment is None:
             raise ValueError("the file is whole")
         length = min(self._leaf_size, self._missing)
-        self._tree.add(Link(CID(Codec.RAW, multihash), length, length))
-        self._missing -= length
+        self._tree.add(Link(CID(Codec.RAW, multihash), length, length), count)
+        self._missing -= length * count
         if self._missing == 0:
             link = self._tree.finish()
             self._file.add(link)

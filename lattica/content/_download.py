@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Self
 
 from lattica.errors import InvalidInput
 
-from ._adding import put_leaves, sync_directory
+from ._adding import put_leaves, sync_directory, unrepeated
 from ._build import Kind, Stamp
 from ._open_files import OpenFiles
 from ._part import PART_FLAGS, PartFile
@@ -112,7 +112,7 @@ class Download:
             descriptor = os.open(target, PART_FLAGS | os.O_CREAT, 0o666)
             try:
                 self._note_inode()
-                _check_room(descriptor, target, leaves.size)
+                _check_room(descriptor, target, leaves.size - leaves.zero_bytes)
                 stamp = Stamp.of(os.fstat(descriptor))
                 self._check_distinct(target, stamp)
                 os.ftruncate(descriptor, leaves.size)
@@ -232,7 +232,8 @@ class Download:
         with self._index.writing() as transaction:
             source = transaction.put_part(target, stamp, self.id, owned=self.owned)
         put_leaves(
-            self._index, ((source, leaf.offset, leaf.multihash, leaf.length, 1) for leaf in leaves)
+            self._index,
+            ((source, leaf.offset, leaf.multihash, leaf.length, 1) for leaf in unrepeated(leaves)),
         )
         with self._index.writing() as transaction:
             transaction.put_file(self._object, path, source, leaves.root, len(leaves))

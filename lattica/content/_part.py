@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from ._build import Stamp
+from ._holes import Holes
 from ._open_files import OpenFile, OpenFiles
 from ._sources import after
 from ._unixfs import MAX_BLOCK_BYTES, DagError
@@ -120,6 +121,26 @@ class PartFile:
                     rest = rest[leaf.length :]
                 if progress is not None:
                     progress(size)
+
+    def fill_zeros(self) -> int:
+        """*Slow.* Note the leaves that are zeros: holes as they stand, else written over.
+
+        Returns:
+            How many bytes that were.
+        """
+        before = self.verified_bytes
+        with self._open("read") as descriptor:
+            holes = Holes(descriptor)
+            for index in self.leaves.zeros():
+                if self.has(index):
+                    continue
+                leaf = self.leaves[index]
+                if holes.cover(leaf.offset, leaf.length):
+                    self._note([leaf])
+                else:
+                    self.write(index, [bytes(leaf.length)])
+                    holes = Holes(descriptor)
+        return self.verified_bytes - before
 
     def fill_from_store(self, progress: Progress | None = None) -> int:
         """*Slow.* Copy leaves that the store has in other files; returns how many bytes."""

@@ -216,6 +216,7 @@ class Fetch:
         for file, table in zip(index.files, index.tables, strict=True):
             part = download.open_part(table, file.path)
             part.rescan(_check_cancelled)
+            part.fill_zeros()
             if others:  # else looking each leaf up would be in vain
                 part.fill_from_store(_check_cancelled)
             parts.append(part)
@@ -340,7 +341,7 @@ def _check_room(part_path: Path, index: IndexStage) -> None:
             here += (part_path / file.path if file.path else part_path).lstat().st_blocks * 512
         except OSError:
             continue
-    missing = sum(table.size for table in index.tables) - here
+    missing = sum(table.size - table.zero_bytes for table in index.tables) - here
     folder = next(folder for folder in part_path.parents if folder.exists())
     disk = os.statvfs(folder)
     free = disk.f_bavail * disk.f_frsize
