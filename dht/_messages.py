@@ -28,6 +28,7 @@ MAX_REFUSAL = 64  # bytes of the word why a value is not kept
 MAX_PEERS = 40  # peers read of each list in a message; twice what a well-behaved peer sends
 MAX_ADDRESSES = 16  # addresses read of one peer
 MAX_ADDRESS = 256  # bytes of one address; a relayed WebTransport address has about 200
+MAX_CACHED_PEER = 512  # bytes of a peer with its addresses that is remembered as it was read
 MAX_PEER_ID = 256  # bytes; the longest multihash that a peer ID may be has 130
 # Fields of ours, which others ignore.
 _ROOM, _CLOCK, _REFUSAL = 101, 102, 103
@@ -183,11 +184,11 @@ def _with_peers(message: Message, closer: list[Peer], providers: list[Peer]) -> 
 
 
 def _encoded_size(peer: Peer) -> int:
-    # Never less than what `_encode_peer` makes of it: lengths below 16 KiB take two bytes.
-    addresses = sum(len(bytes(address)) + 3 for address in peer.info.addresses[:MAX_ADDRESSES])
-    return len(peer.info.peer.raw) + addresses + 8
+    # In a message, with its field and its length: one below 16 KiB takes two bytes.
+    return len(_encode_peer(peer)) + 4
 
 
+@functools.lru_cache(maxsize=2048)  # for the same reason; what we tell others is bounded as well
 def _encode_peer(peer: Peer) -> bytes:
     fields: list[tuple[int, int | bytes | None]] = [(1, peer.info.peer.raw)]
     fields += [(2, bytes(address)) for address in peer.info.addresses[:MAX_ADDRESSES]]
@@ -196,7 +197,10 @@ def _encode_peer(peer: Peer) -> bytes:
 
 
 def _decode_peers(encoded: list[bytes]) -> tuple[Peer, ...]:
-    found = (_decode_peer(data) for data in encoded[:MAX_PEERS])
+    found = (
+        _read_peer(data) if len(data) <= MAX_CACHED_PEER else _decode_peer(data)
+        for data in encoded[:MAX_PEERS]
+    )
     return tuple(peer for peer in found if peer is not None)
 
 
@@ -238,6 +242,11 @@ def _address(raw: bytes, peer: PeerId) -> Multiaddr | None:
 # The same few peers come again in every answer of a lookup, and reading an address takes 10 µs.
 # Caches keep what they were asked, so the sizes above are checked before: each holds at most 4096
 # small immutable values and what they were read from.
+@functools.lru_cache(maxsize=2048)
+def _read_peer(data: bytes) -> Peer | None:
+    return _decode_peer(data)
+
+
 @functools.lru_cache(maxsize=4096)
 def _read_peer_id(raw: bytes) -> PeerId | None:
     try:

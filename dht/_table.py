@@ -101,6 +101,7 @@ class RoutingTable:
         self._buckets: dict[int, _Bucket] = {}
         self._size = 0
         self._groups = Counter[bytes]()  # contacts of each
+        self._crowded = False  # whether anybody was turned away for its network
 
     def __len__(self) -> int:
         return self._size
@@ -234,6 +235,18 @@ class RoutingTable:
             nearest += [contact.peer for contact in doubtful[: count - len(nearest)]]
         return nearest
 
+    def holds_everybody(self, now: float) -> bool:
+        """Say whether every peer there is has its place here, as far as lookups have shown.
+
+        In a network of some forty nodes no bucket fills up. Then the contacts nearest to a key are
+        what a lookup would find.
+        """
+        if self._crowded or not self._size or self.due_refreshes(now):
+            return False
+        if any(len(bucket.contacts) >= self._bucket_size for bucket in self._buckets.values()):
+            return False
+        return not any(contact.failures for contact in self)
+
     def due_checks(self, now: float) -> list[PeerId]:
         """Return the contacts to ask whether they are still there, the longest overdue first."""
         due = sorted(
@@ -357,19 +370,20 @@ class RoutingTable:
         if group is None:
             return True
         in_table = self._groups[group] - (leaving is not None and leaving.group == group)
-        if in_table >= self._group_in_table:
-            return False
-        if bucket is None:
-            return True
-        groups = [
-            contact.group
-            for contact in bucket.contacts.values()
-            if contact.group is not None and contact is not leaving
-        ]
-        if groups.count(group) >= self._group_in_bucket:
-            return False
-        wider = wider_group(group)
-        return sum(wider_group(each) == wider for each in groups) < WIDER_GROUP_IN_BUCKET
+        has_room = in_table < self._group_in_table
+        if has_room and bucket is not None:
+            groups = [
+                contact.group
+                for contact in bucket.contacts.values()
+                if contact.group is not None and contact is not leaving
+            ]
+            wider = wider_group(group)
+            has_room = (
+                groups.count(group) < self._group_in_bucket
+                and sum(wider_group(each) == wider for each in groups) < WIDER_GROUP_IN_BUCKET
+            )
+        self._crowded = self._crowded or not has_room
+        return has_room
 
     def _may_wait(self, bucket: _Bucket, group: bytes | None) -> bool:
         if group is None:

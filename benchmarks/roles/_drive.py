@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 import sys
 import time
 from typing import TYPE_CHECKING, Any
@@ -46,3 +47,10 @@ def upload_figures(size: int, started: float, cpu_started: float) -> dict[str, f
     seconds = time.perf_counter() - started
     cpu = time.process_time() - cpu_started
     return {"mb_per_s": size / seconds / 1e6, "cpu_s_per_gb": cpu / size * 1e9}
+
+
+def quantiles(name: str, milliseconds: list[float]) -> dict[str, float]:
+    """Figures of how long something took, many times over."""
+    ordered = sorted(milliseconds)
+    p99 = ordered[min(len(ordered) - 1, len(ordered) * 99 // 100)]
+    return {f"{name}_p50_ms": statistics.median(ordered), f"{name}_p99_ms": p99}

@@ -218,6 +218,40 @@ def test_buckets_are_due_for_refresh_until_their_region_was_looked_up() -> None:
 NETWORK, OTHER = b"\x01\x02\x03", b"\x08\x08\x08"
 
 
+def small_table() -> RoutingTable:
+    table = RoutingTable(LOCAL)
+    for bucket in range(3):
+        for peer in peers_in_bucket(bucket, 4, seed=bucket):
+            table.add(peer, now=0.0)
+    table.looked_up_everywhere(now=0.0)
+    return table
+
+
+def test_a_table_without_a_full_bucket_holds_everybody_while_it_is_fresh() -> None:
+    table = small_table()
+    assert table.holds_everybody(1.0)
+    assert not table.holds_everybody(REFRESH_SECONDS)
+    assert not RoutingTable(LOCAL).holds_everybody(0.0)
+
+
+def test_a_table_that_had_to_leave_anybody_out_does_not_hold_everybody() -> None:
+    table, _ = full_table()
+    table.looked_up_everywhere(now=0.0)
+    assert not table.holds_everybody(1.0)
+    crowded = small_table()
+    for peer in peers_in_bucket(3, GROUP_IN_BUCKET + 1):
+        assert crowded.holds_everybody(1.0)
+        crowded.wants(peer, b"net")
+        crowded.add(peer, now=1.0, group=b"net")
+    assert not crowded.holds_everybody(1.0)
+
+
+def test_a_table_with_a_failing_contact_does_not_hold_everybody() -> None:
+    table = small_table()
+    table.failed(next(iter(table)).peer, now=1.0)
+    assert not table.holds_everybody(1.0)
+
+
 def test_of_one_network_a_bucket_takes_two_and_a_table_eight() -> None:
     table = RoutingTable(LOCAL)
     for peer in peers(200):

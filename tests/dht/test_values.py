@@ -46,6 +46,20 @@ async def test_a_value_is_read_back_by_every_node(autojump_clock: MockClock, swa
         assert entry.expires - entry.created == pytest.approx(600)
 
 
+async def test_where_everybody_is_known_a_value_is_put_without_looking_for_peers(
+    autojump_clock: MockClock, swarm: Swarm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodes = await swarm.start_many(8)
+    client = nodes[2].dht._client
+    assert client.table.holds_everybody(trio.current_time())
+    monkeypatch.setattr(client, "find_node", None)
+    assert (await nodes[2].dht.put(KEY, 1)).holders == 8
+    monkeypatch.undo()
+    nodes[2].dht._table.failed(nodes[5].peer, now=trio.current_time())  # it has to look again
+    assert (await nodes[2].dht.put(KEY, 2)).holders == 8
+    assert (await nodes[6].dht.get(KEY)).value == 2
+
+
 async def test_sixty_four_writers_at_once_lose_nothing(
     autojump_clock: MockClock, swarm: Swarm
 ) -> None:
