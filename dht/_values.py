@@ -103,7 +103,7 @@ class Values:
         own: what this node has put, and puts again until it expires.
 
     Args:
-        server: whether this node keeps values for others.
+        server: says whether this node keeps values for others.
         first_contact: waits until there is somebody to ask.
         nursery: where repairs run.
     """
@@ -115,7 +115,7 @@ class Values:
         keeper: Keeper,
         clock: Clock,
         *,
-        server: bool,
+        server: Callable[[], bool],
         first_contact: Callable[[], Awaitable[None]],
         nursery: trio.Nursery,
     ) -> None:
@@ -221,8 +221,9 @@ class Values:
 
     def _is_holder(self, key: bytes, peers: Sequence[PeerInfo]) -> bool:
         """Say whether this node is among the k nearest, those `peers` being the nearest others."""
-        if not self._server or len(peers) < K:
-            return self._server
+        is_server = self._server()
+        if not is_server or len(peers) < K:
+            return is_server
         target = position(key)
         ours = position(self._mesh.peer_id.raw) ^ target
         return ours < position(peers[K - 1].peer.raw) ^ target
@@ -362,7 +363,7 @@ class Values:
         self._namespaces.rules(key)
         started = trio.current_time()
         reading = Reading(self._keeper, key)
-        if self._server:
+        if self._server():
             reading.take(self._mesh.peer_id, self._keeper.store.items(key, now=self._clock.now()))
         await self._first_contact()
         lookup = self._client.new_lookup(key)

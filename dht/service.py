@@ -12,6 +12,7 @@ nursery, which ends with the block of `open_dht`.
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 from collections import Counter
@@ -23,7 +24,7 @@ import trio
 
 from lattica._nursery import private_nursery
 from lattica.errors import InvalidInput, LimitExceeded
-from lattica.transport import PeerInfo
+from lattica.transport import PeerConnected, PeerInfo, ip_group
 
 from ._announcer import Announcer
 from ._answers import Responder
@@ -35,6 +36,7 @@ from ._crawler import crawl
 from ._keeper import Keeper
 from ._keys import K
 from ._messages import MAX_KEY, MAX_MESSAGE, Message, MessageType, decode, encode
+from ._mode import Evidence, Mode
 from ._namespaces import Namespaces, Rules
 from ._persist import Persistence
 from ._providers import MAX_PROVIDER_KEY, PROVIDER_SECONDS, ProviderStore, ProvideSchedule
@@ -50,10 +52,12 @@ if TYPE_CHECKING:
 
     from lattica.codec import Value
     from lattica.identity import PeerId
-    from lattica.transport import Mesh, Multiaddr, Stream
+    from lattica.transport import Connection, Mesh, MeshEvent, Multiaddr, Stream
 
     from ._bootstrap import BootstrapStatus
     from ._results import CrawlResult, GetResult, PutResult
+
+_log = logging.getLogger(__name__)
 
 DEFAULT_PROTOCOL = "/lattica/kad/1.0.0"
 SERVED_STREAMS_PER_PEER = 16
@@ -81,6 +85,7 @@ class DhtStatus(Result):
     Attributes:
         protocol: the protocol ID; peers with another one are in another DHT.
         server: whether we answer others, and so stand in their tables.
+        server_why: why, or why not, in a few words.
         peers: contacts in the routing table.
         bucket_sizes: how many of them share so many leading bits with us.
         joined: whether a lookup of ourselves has found our place.
@@ -96,6 +101,7 @@ class DhtStatus(Result):
 
     protocol: str
     server: bool
+    server_why: str
     peers: int
     bucket_sizes: dict[int, int]
     joined: bool
@@ -123,7 +129,7 @@ class Dht:
         nursery: trio.Nursery,
         *,
         protocol: str,
-        server: bool,
+        server: bool | None,
         bootstrap: Iterable[Multiaddr],
         contacts: Path | None,
         namespaces: Mapping[str, Rules],
@@ -131,7 +137,9 @@ class Dht:
         database: Path | None,
         rng: random.Random,
     ) -> None:
-        self.protocol, self.server = protocol, server
+        self.protocol = protocol
+        self._fixed_mode, self._is_served = server, False
+        self._mode = Mode(listens=bool(mesh.listen_addresses))
         self._mesh, self._nursery, self._rng = mesh, nursery, rng
         self._table = RoutingTable(mesh.peer_id)
         self._store, self._schedule = ProviderStore(), ProvideSchedule()
@@ -165,7 +173,7 @@ class Dht:
             self._client,
             self._keeper,
             self._clock,
-            server=server,
+            server=lambda: self.server,
             first_contact=self._upkeep.first_contact,
             nursery=nursery,
         )
@@ -179,6 +187,11 @@ class Dht:
                 book=mesh.book,
                 clock=self._clock,
             )
+
+    @property
+    def server(self) -> bool:
+        """Whether we answer others, and so stand in their tables."""
+        return self._mode.is_server if self._fixed_mode is None else self._fixed_mode
 
     # What programs ask.
 
@@ -386,6 +399,7 @@ class Dht:
         return DhtStatus(
             protocol=self.protocol,
             server=self.server,
+            server_why=self._mode.why if self._fixed_mode is None else "it was told so",
             peers=len(self._table),
             bucket_sizes=self._table.bucket_sizes(),
             joined=self._upkeep.joined.is_set(),
@@ -429,7 +443,40 @@ class Dht:
             self._schedule.add(key, now=trio.current_time())
         return keys
 
-    # What others ask.
+    # What others ask, if we are a server.
+
+    def _serve_or_not(self) -> None:
+        """Do as the mode says. The mesh tells those who are connected of a change."""
+        if self.server != self._is_served:
+            self._is_served = self.server
+            if self._is_served:
+                self._mesh.handle(self.protocol, self._serve)
+            else:
+                self._mesh.unhandle(self.protocol)
+
+    async def _follow_reach(self, events: trio.MemoryReceiveChannel[MeshEvent]) -> None:
+        while True:
+            event: MeshEvent | None = None
+            with trio.move_on_at(self._mode.next_look()):
+                event = await events.receive()
+            now = trio.current_time()
+            if isinstance(event, PeerConnected) and _is_visit(event.connection):
+                self._mode.note_visit(now)
+            if self._mode.choose(self._evidence(), now=now):
+                role = "server" if self._mode.is_server else "client"
+                _log.info("this node is a %s of the DHT from now on: %s", role, self._mode.why)
+                self._serve_or_not()
+
+    def _evidence(self) -> Evidence:
+        mesh = self._mesh
+        peers = (ip_group(connection.remote_address) for connection in mesh.connections())
+        return Evidence(
+            listens=bool(mesh.listen_addresses),
+            announces_public=any(ip_group(address) is not None for address in mesh.announced),
+            public_peers=any(group is not None for group in peers),
+            public_ips=mesh.public_ips,
+            interface_ips=mesh.interface_ips,
+        )
 
     async def _serve(self, stream: Stream) -> None:
         """Answer the requests on one inbound stream until the peer ends it or falls silent."""
@@ -504,7 +551,7 @@ async def open_dht(
     mesh: Mesh,
     *,
     protocol: str = DEFAULT_PROTOCOL,
-    server: bool = True,
+    server: bool | None = None,
     bootstrap: Iterable[Multiaddr] = (),
     contacts: Path | None = None,
     namespaces: Mapping[str, Rules] | None = None,
@@ -519,8 +566,8 @@ async def open_dht(
     Args:
         mesh: connections and streams.
         protocol: the whole protocol ID. Peers with another one are in another DHT.
-        server: answer others and stand in their tables. A node that others cannot reach does not:
-            it only asks.
+        server: answer others and stand in their tables, or only ask. None: as others can reach
+            this node or not, see `_mode`; that may change while it runs.
         bootstrap: addresses of nodes to meet the first others through. Each may end in `/p2p/…`.
         contacts: a file in which to remember them across restarts; made when there are any.
         namespaces: rules for values by the first part of their keys, beside those of `/lattica/`;
@@ -531,7 +578,7 @@ async def open_dht(
     """
     if rng is None:
         rng = random.Random()
-    async with mesh.events() as events, private_nursery() as nursery:
+    async with mesh.events() as events, mesh.events() as more, private_nursery() as nursery:
         dht = Dht(
             mesh,
             nursery,
@@ -548,24 +595,37 @@ async def open_dht(
             await dht._persistence.load()
             dht._values.resume()
             await nursery.start(dht._persistence.run)
-        if server:
-            mesh.handle(protocol, dht._serve)
+        dht._serve_or_not()
         mesh.book.protect(dht._table.__contains__)  # a contact is worth nothing without addresses
         try:
             nursery.start_soon(dht._upkeep.run, events)
             nursery.start_soon(dht._client.run)
             nursery.start_soon(dht._announcer.run)
             nursery.start_soon(dht._announcer.watch)
+            if server is None:
+                nursery.start_soon(dht._follow_reach, more)
             nursery.start_soon(dht._values.run)
             yield dht
         finally:
-            if server:
+            if dht._is_served:
                 mesh.unhandle(protocol)
             mesh.book.unprotect(dht._table.__contains__)
             dht._closed = True
             dht._upkeep.save()
             dht._client.close()
             nursery.cancel_scope.cancel()
+
+
+def _is_visit(connection: Connection) -> bool:
+    """Say whether somebody on the internet has come to us, not through a relay."""
+    where = connection.remote_address
+    return (
+        connection.inbound and where.ip is not None and where.ip.is_global and not _relayed(where)
+    )
+
+
+def _relayed(address: Multiaddr) -> bool:
+    return any(name == "p2p-circuit" for name, _ in address.parts)
 
 
 def _bytes(name: str | bytes) -> bytes:

@@ -127,7 +127,7 @@ async def open_node(
     max_up: str | float | None = None,
     max_down: str | float | None = None,
     transports: Sequence[Transport] | None = None,
-    dht_server: bool = True,
+    dht_server: bool | None = None,
     dht_protocol: str | None = None,
     dht_namespaces: Mapping[str, Rules] | None = None,
     swarm_key: Path | str | None = None,
@@ -149,7 +149,8 @@ async def open_node(
             and index blocks as they travel; not DHT, gossip, calls, encryption.
         max_down: content asked for in a second, in all, before compression.
         transports: what links are made of; TCP by default, memory in tests.
-        dht_server: answer the DHT's questions; False for a visit of a few seconds.
+        dht_server: answer the DHT's questions; False for a visit of a few seconds. None: unless it
+            turns out that others cannot reach this node.
         dht_protocol: which DHT: nodes share peers and records with those of the same protocol ID.
         dht_namespaces: rules for values of yours in the DHT, see `lattica.dht.open_dht`.
         swarm_key: the key file of a private swarm: only its members are talked to. Default:

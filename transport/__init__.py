@@ -24,6 +24,7 @@ from ._groups import ip_group as ip_group, wider_group as wider_group
 from ._interfaces import machine_addresses as machine_addresses
 from ._links import Listener as Listener, RawLink as RawLink, Transport as Transport
 from ._membership import MembershipError as MembershipError, SwarmKeyMismatch as SwarmKeyMismatch
+from ._observed import agreed_ips as agreed_ips
 from ._records import PeerRecord as PeerRecord, RecordError as RecordError
 from ._serve import HandlerLimit as HandlerLimit, HandlerTaken as HandlerTaken
 from ._upgrade import UnknownSecurity as UnknownSecurity
@@ -47,6 +48,7 @@ from .mesh import (
 from .multiaddr import (
     AddressCodecError as AddressCodecError,
     InvalidAddress as InvalidAddress,
+    IPAddress as IPAddress,
     Multiaddr as Multiaddr,
     UnknownAddressProtocol as UnknownAddressProtocol,
 )

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from ._events import MeshEvent
     from ._links import Listener, RawLink, Transport
     from .connection import Stream
-    from .multiaddr import Multiaddr
+    from .multiaddr import IPAddress, Multiaddr
 
 _log = logging.getLogger(__name__)
 _LINK_ERRORS = (LatticaError, trio.BrokenResourceError, trio.ClosedResourceError)
@@ -102,6 +102,7 @@ class Mesh:
         self._table = ConnectionTable[Connection](self.peer_id, limits)
         self._events = Broadcast(limits.events)
         self._observed = ObservedAddresses(limits.observed_addresses)
+        self._confirmed: list[Multiaddr] = []
         self._changed = trio.Event()
         self._handlers = Handlers(limits.handlers_per_peer, limits.handlers)
         self._pings: Counter[PeerId] = Counter()
@@ -124,7 +125,8 @@ class Mesh:
             security=security,
             swarm=swarm,
             nursery=nursery,
-            listening=lambda: frozenset(self.addresses).union(self.listen_addresses),
+            # Not what others say of us: they could name an address that we then never dial.
+            listening=lambda: frozenset(self._own_addresses()).union(self.listen_addresses),
             admit=self._admit,
         )
         self._handlers.add(IDENTIFY_PROTOCOL, self._identifier.answer)
@@ -140,7 +142,21 @@ class Mesh:
 
     @property
     def addresses(self) -> list[Multiaddr]:
-        """Where we say we can be reached, without `/p2p/…`: public first, loopback last."""
+        """Where we say we can be reached, without `/p2p/…`: public first, loopback last.
+
+        Behind a NAT that includes where several networks agree to see us.
+        """
+        own = self._own_addresses()
+        if self._announce or not self._confirmed:
+            return own
+        return [*(address for address in self._confirmed if address not in own), *own]
+
+    @property
+    def announced(self) -> tuple[Multiaddr, ...]:
+        """What we were told to say instead; empty when it is found out."""
+        return self._announce
+
+    def _own_addresses(self) -> list[Multiaddr]:
         if self._announce:
             return list(self._announce)
         now = trio.current_time()
@@ -161,6 +177,17 @@ class Mesh:
     def observed_addresses(self) -> Mapping[Multiaddr, int]:
         """From which addresses peers see us come, and how many peers each; a claim of theirs."""
         return self._observed.counts()
+
+    @property
+    def public_ips(self) -> Mapping[IPAddress, int]:
+        """At which public IP addresses peers see us, and how many networks (`ip_group`) do each."""
+        return self._observed.public_ips()
+
+    @property
+    def interface_ips(self) -> frozenset[IPAddress]:
+        """The IP addresses that we listen on, those of 0.0.0.0 and `::` one by one."""
+        bound = self._own_addresses() if not self._announce else self._expand()
+        return frozenset(address.ip for address in bound if address.ip is not None)
 
     @property
     def protocols(self) -> frozenset[str]:
@@ -416,8 +443,20 @@ class Mesh:
             protocol_version=info.protocol_version or self.book.protocol_version(peer),
         )
         if info.observed is not None:
-            self._observed.add(info.observed, peer)
+            self._note_observed(connection, info.observed)
         self._events.publish(PeerIdentified(peer, info))
+
+    def _note_observed(self, connection: Connection, observed: Multiaddr) -> None:
+        self._observed.add(
+            observed,
+            connection.peer,
+            where=connection.remote_address,
+            inbound=connection.inbound,
+        )
+        confirmed = self._observed.confirmed(self.listen_addresses)
+        if confirmed != self._confirmed:
+            self._confirmed = confirmed
+            self._changed.set()
 
     async def _push_changes(self) -> None:
         told = self._describe()

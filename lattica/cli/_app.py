@@ -165,7 +165,7 @@ def bootstrap(
         max_up=max_up,
         max_down=max_down,
     ) as session:
-        _serve(session, _show.bootstrap_is_up, join_swarm=False)
+        _serve(session, _show.bootstrap_is_up, join_swarm=False, dht_server=True)
 
 
 @app.command()
@@ -393,7 +393,7 @@ def _get(session: Session, request: Request, *, label: str, serve: bool) -> None
         from ._foreground import Interrupted, run_node
 
         try:
-            run_node({**session.node_options, "dht_server": serve}, work)
+            run_node({**session.node_options, "dht_server": None if serve else False}, work)
         except Interrupted:
             if not done:
                 raise KeyboardInterrupt from None
@@ -543,17 +543,26 @@ add_commands(app)
 
 
 def _serve(
-    session: Session, announce: Callable[[Output, dict[str, Any]], None], *, join_swarm: bool
+    session: Session,
+    announce: Callable[[Output, dict[str, Any]], None],
+    *,
+    join_swarm: bool,
+    dht_server: bool | None = None,
 ) -> None:
     async def come_up(node: AsyncNode) -> None:
         if join_swarm:
             await node.join_swarm(session.config.text("swarm"))
         announce(session.output, node.status().to_json())
 
-    _run_until_stopped(session, come_up)
+    _run_until_stopped(session, come_up, dht_server=dht_server)
 
 
-def _run_until_stopped(session: Session, begin: Callable[[AsyncNode], Awaitable[None]]) -> None:
+def _run_until_stopped(
+    session: Session,
+    begin: Callable[[AsyncNode], Awaitable[None]],
+    *,
+    dht_server: bool | None = None,
+) -> None:
     """Run a node that serves; being told to stop is its proper end, once it has begun."""
     from ._foreground import Interrupted, run_node
 
@@ -566,7 +575,7 @@ def _run_until_stopped(session: Session, begin: Callable[[AsyncNode], Awaitable[
         await node.serve_forever()
 
     try:
-        run_node(session.node_options, work)
+        run_node({**session.node_options, "dht_server": dht_server}, work)
     except Interrupted:
         session.output.say("stopped")
         if not begun:

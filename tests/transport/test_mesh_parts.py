@@ -140,21 +140,57 @@ def test_observed_addresses_count_by_peers_and_are_bounded() -> None:
     observed = ObservedAddresses(2)
     one, two, three = addresses("/ip4/8.8.8.1/tcp/1", "/ip4/8.8.8.2/tcp/1", "/ip4/8.8.8.3/tcp/1")
     for witness in (ALICE, BOB, BOB):
-        observed.add(two, witness)
-    observed.add(one, peer(11))
+        observed.add(two, witness, inbound=False)
+    observed.add(one, peer(11), inbound=False)
     assert list(observed.counts().items()) == [(two, 2), (one, 1)]
-    observed.add(three, peer(12))
+    observed.add(three, peer(12), inbound=False)
     assert set(observed.counts()) == {one, three}
     for number in range(100):
-        observed.add(three, peer(number))
+        observed.add(three, peer(number), inbound=False)
     assert observed.counts()[three] == 32
 
 
 def test_a_peer_that_sees_us_elsewhere_each_time_counts_once() -> None:
     observed = ObservedAddresses(4)
     (true,) = addresses("/ip4/8.8.8.1/tcp/1")
-    observed.add(true, ALICE)
+    observed.add(true, ALICE, inbound=False)
     for port in range(1, 100):
         (latest,) = addresses(f"/ip4/9.9.9.9/tcp/{port}")
-        observed.add(latest, BOB)
+        observed.add(latest, BOB, inbound=False)
     assert observed.counts() == {true: 1, latest: 1}
+
+
+def test_where_three_networks_have_reached_us_is_announced() -> None:
+    observed = ObservedAddresses(8)
+    (outside, bound) = addresses("/ip4/9.9.9.9/tcp/4001", "/ip4/192.168.1.7/tcp/5000")
+    for number in range(9):  # keys cost nothing: these are all one network
+        (there,) = addresses(f"/ip4/1.2.3.{number}/tcp/1")
+        observed.add(outside, peer(number), where=there, inbound=True)
+    assert observed.confirmed([bound]) == []
+    for number, where in enumerate(addresses("/ip4/8.8.8.8/tcp/1", "/ip4/7.7.7.7/tcp/1"), 20):
+        observed.add(outside, peer(number), where=where, inbound=True)
+    assert observed.confirmed([]) == [outside]
+
+
+def test_our_public_address_is_announced_with_the_ports_that_we_listen_on() -> None:
+    observed = ObservedAddresses(8)
+    bound = addresses(
+        "/ip4/0.0.0.0/tcp/4001", "/ip4/127.0.0.1/tcp/4002", "/ip6/::/tcp/4003", "/memory/7"
+    )
+    for number in range(3):
+        seen, where = addresses(f"/ip4/9.9.9.9/tcp/{5000 + number}", f"/ip4/8.8.{number}.8/tcp/1")
+        observed.add(seen, peer(number), where=where, inbound=False)
+    assert observed.confirmed(bound) == addresses("/ip4/9.9.9.9/tcp/4001")
+    for number in range(3):  # as many say something else: there is no telling who lies
+        seen, where = addresses(f"/ip4/6.6.6.6/tcp/{5000 + number}", f"/ip4/7.7.{number}.8/tcp/1")
+        observed.add(seen, peer(10 + number), where=where, inbound=False)
+    assert observed.confirmed(bound) == []
+
+
+def test_what_peers_in_private_networks_see_is_no_public_address() -> None:
+    observed = ObservedAddresses(8)
+    for number in range(5):
+        seen, where = addresses("/ip4/9.9.9.9/tcp/4001", f"/ip4/192.168.{number}.8/tcp/1")
+        observed.add(seen, peer(number), where=where, inbound=True)
+    assert observed.public_ips() == {}
+    assert observed.confirmed([]) == []
