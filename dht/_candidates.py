@@ -9,7 +9,8 @@ Whatever a peer answers is hearsay, and a lookup must not be led by it (spec/dht
   doors, while who tells the truth is believed without end. A peer that two have named, from
   different networks, is no longer hearsay; nor is one from our own table.
 - **Groups.** Of one network (`transport.ip_group`) the answers of `GROUP_ANSWERS` peers count, and
-  twice as many are asked by the addresses that they are said to have.
+  twice as many are asked by the addresses that they are said to have. In what is found, and where
+  the lookup decides that it has arrived, its nearest `GROUP_FOUND` count.
 - **Bounds.** So many candidates in all; the furthest that was not asked gives way.
 """
 
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
 
 MAX_CANDIDATES = 256  # peers remembered per lookup
 HEARSAY = 5  # peers named by one alone that are asked and have not answered
-GROUP_ANSWERS = 4  # peers of one network that count in a lookup
+GROUP_ANSWERS = 10  # peers of one network that are listened to in a lookup
+GROUP_FOUND = 4  # of them among the k nearest
 
 
 class State(enum.Enum):
@@ -144,6 +146,17 @@ class Candidates:
             merged = dict.fromkeys((*known.addresses, *info.addresses))
             known.addresses = tuple(merged)[:MAX_ADDRESSES]
 
+    def nearest(self, k: int) -> list[Candidate]:
+        """Return the nearest that have answered, at most `k`, and few of each network."""
+        found: list[Candidate] = []
+        groups = Counter[bytes]()
+        for _, candidate in self._order:
+            if candidate.state is State.ANSWERED and _is_let_in(candidate.group, groups):
+                found.append(candidate)
+                if len(found) == k:
+                    break
+        return found
+
     def next_on(self, paths: int, k: int) -> Candidate | None:
         """Return the nearest to ask, of the `k` nearest on any of these paths that may answer.
 
@@ -151,6 +164,7 @@ class Candidates:
         early; nor do those that may not be asked.
         """
         alive = 0
+        groups = Counter[bytes]()
         for _, candidate in self._order:
             if not candidate.paths & paths:
                 continue
@@ -158,7 +172,7 @@ class Candidates:
             if state is State.NEW:
                 if self._may_ask(candidate):
                     return candidate
-            elif state is not State.SLOW:
+            elif state is not State.SLOW and _is_let_in(candidate.group, groups):
                 alive += 1
                 if alive == k:
                     return None
@@ -222,6 +236,14 @@ class Candidates:
         self._order.pop()
         del self._by_peer[furthest.peer.raw]
         return True
+
+
+def _is_let_in(group: bytes | None, groups: Counter[bytes]) -> bool:
+    """Count one more of `group` in; says whether it is not one too many."""
+    if group is None:
+        return True
+    groups[group] += 1
+    return groups[group] <= GROUP_FOUND
 
 
 def _is_second_source(first: Candidate, other: Candidate | None) -> bool:

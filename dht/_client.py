@@ -9,6 +9,7 @@ bounded: how many run at once, how many connections they keep open.
 from __future__ import annotations
 
 import logging
+import math
 from typing import TYPE_CHECKING
 
 import trio
@@ -16,19 +17,20 @@ import trio
 from lattica._nursery import private_nursery
 from lattica.errors import LatticaError
 from lattica.identity import PeerId
-from lattica.transport import ConnectionLimit, PeerInfo, ProtocolNotSupported, ip_group
+from lattica.transport import ConnectionLimit, PeerInfo, ProtocolNotSupported
 
 from ._keys import K, position
 from ._lookup import Lookup
 from ._lookup_report import Outcome
 from ._messages import Message, MessageType
+from ._neighbours import group_beside
 from ._patience import Patience
 from ._requests import Reply, Requester
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from lattica.transport import Mesh, Multiaddr
+    from lattica.transport import IPAddress, Mesh, Multiaddr
 
     from ._clock import Clock
     from ._table import RoutingTable
@@ -41,6 +43,7 @@ TELL_SECONDS = 20.0  # for one peer to read what it is told
 PROBES = 256  # peers waiting to be asked whether they are there
 PROBERS = 4  # of them asked at once
 VISITS = 64  # connections kept that lookups made to peers which the table has no room for
+OURS_SECONDS = 30.0  # how long the addresses of this machine are taken for the same
 ADDRESS_SECONDS = 1800.0  # how long addresses of a provider that was found are remembered
 
 # What dealing with a peer can end in, through no fault of ours.
@@ -76,6 +79,8 @@ class Client:
         self._lookups = trio.Semaphore(LOOKUPS)
         self._probes, self._to_probe = trio.open_memory_channel[PeerId](PROBES)
         self._probing: set[PeerId] = set()
+        self._ours: frozenset[IPAddress] = frozenset()  # of this machine
+        self._ours_until = -math.inf
         self._visits: dict[PeerId, None] = {}  # the one visited last at the end
 
     # Lookups.
@@ -89,7 +94,15 @@ class Client:
             now=trio.current_time(),
             patience=self._patience,
             wanted=wanted,
+            group_of=self.group_of,
         )
+
+    def group_of(self, address: Multiaddr) -> bytes | None:
+        """Return the network that `address` counts to, see `_neighbours`."""
+        now = trio.current_time()
+        if now >= self._ours_until:
+            self._ours, self._ours_until = self._mesh.interface_ips, now + OURS_SECONDS
+        return group_beside(address, self._ours)
 
     def seeds(self, key: bytes) -> list[PeerInfo]:
         """Return the contacts nearest to `key`."""
@@ -138,7 +151,7 @@ class Client:
                     closer = [each.info for each in reply.message.closer]
                     providers = [each.info for each in reply.message.providers]
                     self._remember(providers)
-                    group = ip_group(reply.address)
+                    group = self.group_of(reply.address)
                     found(lookup.receive(peer.peer, closer, providers, now=now, group=group))
                     if lookup.path_of(peer.peer) is not None:
                         heard(peer.peer, reply.message)
@@ -221,7 +234,7 @@ class Client:
     def wants(self, peer: PeerId) -> bool:
         """Say whether asking `peer`, which is connected, may make it a contact."""
         connection = self._mesh.connected(peer)
-        group = None if connection is None else ip_group(connection.remote_address)
+        group = None if connection is None else self.group_of(connection.remote_address)
         return self.table.wants(peer, group)
 
     def consider(self, peer: PeerId) -> None:
@@ -276,7 +289,7 @@ class Client:
                 self._probing.discard(peer)
 
     def _note_answer(self, peer: PeerId, address: Multiaddr) -> None:
-        to_check = self.table.add(peer, now=trio.current_time(), group=ip_group(address))
+        to_check = self.table.add(peer, now=trio.current_time(), group=self.group_of(address))
         if to_check is not None:
             self.consider(to_check)
         if len(self.table) and (self.alone or not self.met.is_set()):

@@ -271,8 +271,11 @@ class Lookup:
         return [each.info for each in self._candidates if each.state is State.ANSWERED]
 
     def closest(self) -> list[PeerInfo]:
-        """Return the nearest peers that have answered, nearest first, at most `k`."""
-        return self.answered()[: self._k]
+        """Return the nearest peers that have answered, nearest first, at most `k`.
+
+        Of one network there are a few at most (`_candidates`), however many have answered.
+        """
+        return [each.info for each in self._candidates.nearest(self._k)]
 
     def is_certain(self) -> bool:
         """Say whether more than half of the `k` nearest that may be alive have answered.
@@ -306,7 +309,7 @@ class Lookup:
         The nearest `k` have answered, so every peer nearer than the furthest of them is known, and
         with it each region that lies within. Other keys of that region have the same near peers.
         """
-        nearest = self.closest()
+        nearest = self.answered()[: self._k]
         if len(nearest) < self._k:
             return 0  # there are fewer than k peers in all: we know each of them
         return min(shared_bits(place_of(nearest[-1].peer.raw), self.target) + 1, KEY_BITS)

@@ -7,10 +7,18 @@ reached from outside, except at ports that its router forwards.
 
 from __future__ import annotations
 
+import random
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
+from lattica.dht import Dht, open_dht
 from lattica.errors import Unreachable
-from lattica.transport import Listener, MemoryNetwork, Multiaddr, RawLink
+from lattica.identity import Identity
+from lattica.transport import Listener, MemoryNetwork, Mesh, Multiaddr, RawLink, open_mesh
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
 
 
 class NoRoute(Unreachable):
@@ -67,3 +75,24 @@ class Host:
             self.internet.listening[f"{self.router}:{port}"] = listener.addresses[0]
         listener.addresses = [Multiaddr.parse(f"/ip4/{self.ip}/tcp/{port}")]
         return listener
+
+
+@asynccontextmanager
+async def open_internet_node(
+    internet: Internet,
+    number: int,
+    ip: str,
+    *,
+    router: str | None = None,
+    forwards: bool = False,
+    bootstrap: tuple[Multiaddr, ...] = (),
+) -> AsyncIterator[tuple[Mesh, Dht]]:
+    async with (
+        open_mesh(
+            Identity(number.to_bytes(32, "big")),
+            listen=[Multiaddr.parse(f"/ip4/{ip}/tcp/4001")],
+            transports=[internet.host(ip, router=router, forwards=forwards)],
+        ) as mesh,
+        open_dht(mesh, bootstrap=bootstrap, rng=random.Random(number)) as dht,
+    ):
+        yield mesh, dht

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from lattica.dht._candidates import GROUP_ANSWERS, HEARSAY, MAX_CANDIDATES
+from lattica.dht._candidates import GROUP_ANSWERS, GROUP_FOUND, HEARSAY, MAX_CANDIDATES
 from lattica.dht._keys import K, position, shared_bits
 from lattica.dht._lookup import MAX_REQUESTS, PARALLELISM, Lookup
 from lattica.dht._lookup_report import Outcome
@@ -370,8 +370,10 @@ def test_of_one_network_only_a_few_answers_count() -> None:
         for info in requests:
             lookup.receive(info.peer, infos(some_peers(5, seed=1)), now=0.1, group=b"one")
     assert len(lookup.answered()) == GROUP_ANSWERS
+    assert lookup.closest() == lookup.answered()[:GROUP_FOUND]
     assert lookup.report().failures == {"crowded": 30 - GROUP_ANSWERS + 5}
-    assert sum(lookup.path_of(peer) is not None for peer in crowd) == GROUP_ANSWERS
+    everybody = [*crowd, *some_peers(5, seed=1)]
+    assert sum(lookup.path_of(peer) is not None for peer in everybody) == GROUP_ANSWERS
 
 
 def test_peers_of_one_network_have_one_voice_about_what_is_certain() -> None:
@@ -392,6 +394,7 @@ def test_of_one_network_only_a_few_peers_are_asked_by_the_addresses_they_are_sai
 
     crowd = some_peers(30)
     seeds = [where(peer, f"1.2.3.{number}") for number, peer in enumerate(crowd, 1)]
+    assert len(crowd) > 2 * GROUP_ANSWERS
     lookup = Lookup(b"key", local=LOCAL, seeds=seeds, now=0.0, parallelism=1000)
     asked = lookup.next_requests(0.0)
     assert len(asked) == 2 * GROUP_ANSWERS
@@ -399,6 +402,18 @@ def test_of_one_network_only_a_few_peers_are_asked_by_the_addresses_they_are_sai
     left = next(info.peer for info in seeds if info not in asked)
     lookup.seed([where(left, "8.8.8.8")])
     assert [info.peer for info in lookup.next_requests(0.0)] == [left]
+
+
+def test_a_lookup_has_not_arrived_before_it_knows_who_is_near_besides_one_network() -> None:
+    crowd = nearest(some_peers(60), b"key")
+    near, others = crowd[:8], crowd[8:40]  # the nearest are of one network, as if they were mined
+    lookup = Lookup(b"key", local=LOCAL, seeds=infos(crowd[:40]), now=0.0)
+    while requests := lookup.next_requests(0.0):
+        for info in requests:
+            group = b"one" if info.peer in near else None
+            lookup.receive(info.peer, [], now=0.1, group=group)
+    found = [info.peer for info in lookup.closest()]
+    assert found == [*near[:GROUP_FOUND], *others[: K - GROUP_FOUND]]
 
 
 def test_no_peer_is_asked_on_two_paths_and_each_path_has_peers_of_its_own(

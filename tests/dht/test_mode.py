@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import ipaddress
-import random
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 import trio
 
-from lattica.dht import Dht, open_dht
 from lattica.dht._mode import HOLD_SECONDS, VISITED_SECONDS, Evidence, Mode
-from lattica.identity import Identity
-from lattica.transport import Mesh, Multiaddr, open_mesh
+from lattica.transport import Multiaddr
 
-from .internet import Internet
+from .internet import Internet, open_internet_node
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from trio.testing import MockClock
+
+    from lattica.dht import Dht
+    from lattica.transport import Mesh
 
 OURS, THEIRS = ipaddress.ip_address("1.2.3.4"), ipaddress.ip_address("8.8.8.8")
 PRIVATE = frozenset({ipaddress.ip_address("192.168.1.7")})
@@ -89,27 +87,6 @@ def test_a_node_that_has_lost_the_internet_serves_those_around_it() -> None:
 
 
 # Whole nodes, on an internet in memory.
-
-
-@asynccontextmanager
-async def open_internet_node(
-    internet: Internet,
-    number: int,
-    ip: str,
-    *,
-    router: str | None = None,
-    forwards: bool = False,
-    bootstrap: tuple[Multiaddr, ...] = (),
-) -> AsyncIterator[tuple[Mesh, Dht]]:
-    async with (
-        open_mesh(
-            Identity(number.to_bytes(32, "big")),
-            listen=[Multiaddr.parse(f"/ip4/{ip}/tcp/4001")],
-            transports=[internet.host(ip, router=router, forwards=forwards)],
-        ) as mesh,
-        open_dht(mesh, bootstrap=bootstrap, rng=random.Random(number)) as dht,
-    ):
-        yield mesh, dht
 
 
 async def open_cloud(
