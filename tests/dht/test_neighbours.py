@@ -53,7 +53,8 @@ def test_who_comes_through_a_relay_on_our_own_machine_is_counted() -> None:
 async def test_a_cluster_in_one_public_network_is_a_whole_dht_also_for_those_outside(
     autojump_clock: MockClock,
 ) -> None:
-    internet, nodes, outside = Internet(), list[tuple[Mesh, Dht]](), 16
+    internet, outside = Internet(), 16
+    nodes: list[tuple[Mesh, Dht]] = []
     async with AsyncExitStack() as stack:
         for number in range(outside + 1):
             ip = f"20.1.1.{1 + number}" if number < outside else "90.1.1.1"
