@@ -43,7 +43,7 @@ async def crawl(
             busy -= 1
             news.set()
 
-    with trio.move_on_after(seconds):
+    with trio.move_on_after(seconds) as walking:
         async with private_nursery() as nursery:
             while True:
                 while busy < AT_ONCE and (each := walk.next_visit()) is not None:
@@ -53,14 +53,13 @@ async def crawl(
                     break
                 await news.wait()
                 news = trio.Event()
-    out_of_time = bool(busy)
     peers = [_result(mesh, client, each) for each in walk.visits.values()]
     peers.sort(key=lambda each: (not each.reachable, str(each.peer)))
     return CrawlResult(
         protocol=protocol,
         peers=tuple(peers),
         reachable=sum(each.reachable for each in peers),
-        complete=walk.complete and not out_of_time,
+        complete=walk.complete and not walking.cancelled_caught,
         seconds=trio.current_time() - started,
     )
 

@@ -60,11 +60,12 @@ async def test_where_everybody_is_known_a_value_is_put_without_looking_for_peers
     assert (await nodes[6].dht.get(KEY)).value == 2
 
 
+@pytest.mark.parametrize("rounds", [2, pytest.param(100, marks=pytest.mark.slow)])
 async def test_sixty_four_writers_at_once_lose_nothing(
-    autojump_clock: MockClock, swarm: Swarm
+    autojump_clock: MockClock, swarm: Swarm, rounds: int
 ) -> None:
     nodes = await swarm.start_many(8)
-    for round_number in range(2):
+    for round_number in range(rounds):
         key = f"/lattica/round/{round_number}"
         async with trio.open_nursery() as writing:
             for number in range(64):
