@@ -3,6 +3,8 @@
     key            the private key, mode 0600          lattica.toml   settings (config.py)
     store/         the index of what is shared         lock           held by the running node
     dht.db         records of the DHT (dht/_database)
+    names.db       the newest of each name that was seen, and what was said of manifests
+    trust          keys that the user trusts, one a line
     swarm.key      the private swarm's, mode 0600
     port           where it listened last              control.sock   the running node (_control.py)
 
@@ -60,6 +62,16 @@ class Home:
     def store(self) -> Path:
         """The store's folder."""
         return self.path / "store"
+
+    @property
+    def names(self) -> Path:
+        """The file in which the newest records of names outlive the node."""
+        return self.path / "names.db"
+
+    @property
+    def trust(self) -> Path:
+        """The keys that the user trusts."""
+        return self.path / "trust"
 
     @property
     def contacts(self) -> Path:

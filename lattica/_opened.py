@@ -12,7 +12,7 @@ import trio
 
 from lattica._report import reporter
 from lattica.errors import InvalidInput, LatticaError
-from lattica.models import MalformedCheckpoint, SafetensorsError, open_tensors
+from lattica.models import MalformedCheckpoint, Name, SafetensorsError, open_tensors
 from lattica.results import Phase
 
 if TYPE_CHECKING:
@@ -28,11 +28,22 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
     from types import TracebackType
 
+    from lattica._models import ModelCalls
     from lattica.cid import CID
     from lattica.codec import Array
     from lattica.content import ObjectReader, Selected, Selection, TreeFile
-    from lattica.models import LazyTensor, Portion, TensorInfo, TensorReader
+    from lattica.identity import PeerId
+    from lattica.models import (
+        LazyTensor,
+        Manifest,
+        Portion,
+        Rule,
+        SignedManifest,
+        TensorInfo,
+        TensorReader,
+    )
     from lattica.results import ProgressCallback
+    from lattica.transport import Multiaddr
 
 SUFFIX = ".safetensors"
 
@@ -46,6 +57,13 @@ class NoTensors(InvalidInput):
     )
 
 
+class NoManifest(InvalidInput):
+    """The object was opened by itself, so nothing is said of it."""
+
+    code = "no-manifest"
+    hint = "open it by the ticket or CID of its manifest, or by its name"
+
+
 class OpenObject:
     """An object that is open: parts of its bytes, its files, its tensors.
 
@@ -54,7 +72,16 @@ class OpenObject:
 
     def __init__(self, reader: ObjectReader, tensors: TensorReader | LatticaError) -> None:
         self._reader, self._tensors = reader, tensors
+        self._signed: SignedManifest | None = None
+        self._node: ModelCalls | None = None
+        self._peers: Sequence[Multiaddr | str] = ()
         self._done = trio.Event()
+
+    def belongs_to(
+        self, signed: SignedManifest, node: ModelCalls, peers: Sequence[Multiaddr | str]
+    ) -> None:
+        """Note that it was opened by a manifest, through a node."""
+        self._signed, self._node, self._peers = signed, node, peers
 
     async def aclose(self) -> None:
         """Let go of it: connections that only this needed end. Calling it again does nothing."""
@@ -188,6 +215,60 @@ class OpenObject:
     async def matches(self, state: Mapping[str, Any]) -> bool:
         """Say whether `state` is this checkpoint, bit by bit. No tensor is fetched for it."""
         return await self._model.matches(state)
+
+    # the manifest that it was opened by
+
+    @property
+    def signed(self) -> SignedManifest:
+        """The manifest, and who signed it. Raises NoManifest."""
+        if self._signed is None:
+            raise NoManifest(f"{self.root} was opened by itself, not by a manifest", cid=self.root)
+        return self._signed
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the manifest says. Raises NoManifest."""
+        return self.signed.manifest
+
+    @property
+    def cid(self) -> CID:
+        """The CID of the manifest. Raises NoManifest."""
+        return self.signed.cid
+
+    @property
+    def signer(self) -> PeerId:
+        """Who published it. Raises NoManifest."""
+        return self.signed.signer
+
+    @property
+    def licence(self) -> str:
+        """The licence that the manifest names. Raises NoManifest."""
+        return self.manifest.licence
+
+    async def is_trusted(self) -> bool:
+        """Say whether the user trusts who published it. Raises NoManifest."""
+        return self.signer in await self._origin.trusted()
+
+    async def is_approved(self, rule: Rule) -> bool:
+        """Say whether enough of the approvers of `rule` approve of it. Raises NoManifest."""
+        return await self._origin.is_approved(self.signed, rule)
+
+    def latest(self, *, rule: Rule | None = None) -> Opening:
+        """Open the newest version of the same name; with a rule, the newest that is approved.
+
+        Raises:
+            NoManifest: this was not opened by a manifest.
+            NameNotFound, NotApproved: as `node.latest`.
+        """
+        return self._origin.open_latest(
+            Name(self.signer, self.manifest.name), rule=rule, peers=self._peers
+        )
+
+    @property
+    def _origin(self) -> ModelCalls:
+        if self._node is None:
+            raise NoManifest(f"{self.root} was opened by itself, not by a manifest", cid=self.root)
+        return self._node
 
     @property
     def _model(self) -> TensorReader:

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from lattica._sync_reads import Call
     from lattica.cid import CID
     from lattica.codec import Array
-    from lattica.models import LazyTensor, TensorInfo
+    from lattica.identity import PeerId
+    from lattica.models import LazyTensor, Manifest, Rule, SignedManifest, TensorInfo
     from lattica.results import ProgressCallback
 
 
@@ -97,6 +98,47 @@ class BlockingObject(BlockingReader):
     def matches(self, state: Mapping[str, Any]) -> bool:
         """Say whether `state` is this checkpoint, bit by bit; see `OpenObject.matches`."""
         return self._call(lambda: self._opened.matches(state))
+
+    @property
+    def signed(self) -> SignedManifest:
+        """The manifest, and who signed it. Raises NoManifest."""
+        return self._opened.signed
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the manifest says. Raises NoManifest."""
+        return self._opened.manifest
+
+    @property
+    def cid(self) -> CID:
+        """The CID of the manifest. Raises NoManifest."""
+        return self._opened.cid
+
+    @property
+    def signer(self) -> PeerId:
+        """Who published it. Raises NoManifest."""
+        return self._opened.signer
+
+    @property
+    def licence(self) -> str:
+        """The licence that the manifest names. Raises NoManifest."""
+        return self._opened.licence
+
+    def is_trusted(self) -> bool:
+        """Say whether the user trusts who published it; see `OpenObject.is_trusted`."""
+        return self._call(self._opened.is_trusted)
+
+    def is_approved(self, rule: Rule) -> bool:
+        """Say whether enough of the approvers of `rule` approve; see `OpenObject.is_approved`."""
+        return self._call(lambda: self._opened.is_approved(rule))
+
+    def latest(self, *, rule: Rule | None = None) -> BlockingObject:
+        """Open the newest version of the same name; see `OpenObject.latest`."""
+
+        async def opening() -> OpenObject:
+            return await self._opened.latest(rule=rule)
+
+        return BlockingObject(self._call(opening), self._call)
 
 
 class BlockingTensor:

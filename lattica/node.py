@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 import os
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -24,10 +24,13 @@ from typing import TYPE_CHECKING
 import trio
 
 from lattica import _requests, config
+from lattica._catalog import Catalog
 from lattica._control_server import open_control
+from lattica._deadline import deadline
 from lattica._home import open_home
 from lattica._listen import default_addresses, remember
 from lattica._mdns import open_mdns
+from lattica._models import ModelCalls
 from lattica._nursery import private_nursery
 from lattica._opened import Opening, OpenObject, look_inside
 from lattica._private import check_ticket, is_found_locally, open_keys, private_dht
@@ -49,14 +52,12 @@ from lattica.content import (
 )
 from lattica.dht import open_dht
 from lattica.errors import (
-    DeadlineExceeded,
-    InvalidInput,
     LatticaError,
     LimitExceeded,
     NotFound,
 )
 from lattica.identity import Identity, PeerId
-from lattica.models import cut_file
+from lattica.models import NameStore, cut_file
 from lattica.pubsub import open_pubsub
 from lattica.results import (
     Collected,
@@ -183,7 +184,10 @@ async def open_node(
         listening = _addresses(settings.texts("listen")) or default_addresses(owned)
         bound = config.parse_quota(settings.text("quota"))
         open_store = partial(Store.open, owned.store, quota=bound)
-        with await trio.to_thread.run_sync(open_store) as store:
+        with (
+            await trio.to_thread.run_sync(open_store) as store,
+            closing(NameStore(owned.names)) as names,
+        ):
             async with (
                 open_mesh(
                     identity,
@@ -211,9 +215,11 @@ async def open_node(
                 private_nursery() as nursery,
             ):
                 remember(owned, mesh.listen_addresses)
-                node = AsyncNode(owned, mesh, dht, pubsub, store, exchange, nursery, keys)
+                node = AsyncNode(owned, mesh, dht, pubsub, store, exchange, nursery, names, keys)
                 await node._provide()
                 async with AsyncExitStack() as more:
+                    if dht_server:
+                        nursery.start_soon(node._catalog.announce_own)
                     if is_found_locally(settings, keys):
                         await more.enter_async_context(open_mdns(mesh))
                     handler = partial(_requests.handle, node)
@@ -224,7 +230,7 @@ async def open_node(
                 nursery.cancel_scope.cancel()
 
 
-class AsyncNode:
+class AsyncNode(ModelCalls):
     """A running node. Made by `open_node`; lives as long as its block.
 
     Attributes:
@@ -245,6 +251,7 @@ class AsyncNode:
         store: Store,
         exchange: Exchange,
         nursery: trio.Nursery,
+        names: NameStore,
         keys: SwarmKeyFile | None = None,
     ) -> None:
         self.mesh, self.dht, self.pubsub = mesh, dht, pubsub
@@ -253,6 +260,7 @@ class AsyncNode:
         self._home = home
         self._swarms = Swarms(mesh.peer_id, pubsub, self._complete_objects, nursery)
         self._nursery, self._open_objects = nursery, 0
+        self._catalog = Catalog(mesh.identity, store, dht, names, home.trust, self._root_reader)
         self._started = trio.current_time()
         self._control: ControlServer
 
@@ -304,7 +312,7 @@ class AsyncNode:
         Raises:
             Unreachable: it cannot be connected to, or is not known.
         """
-        with _deadline(timeout, f"ping {peer}"):
+        with deadline(timeout, f"ping {peer}"):
             connection = await self._connect(peer)
             trips = [await self.mesh.ping(connection.peer) * 1000 for _ in range(count)]
             return Pong(connection.peer, connection.remote_address, tuple(trips))
@@ -355,7 +363,7 @@ class AsyncNode:
         """
         policy = Symlinks.FOLLOW if follow_symlinks else Symlinks.of(symlinks)
         selection = Selection(tuple(include), tuple(exclude))
-        with _deadline(timeout, f"share {path}"):
+        with deadline(timeout, f"share {path}"):
             started = trio.current_time()
             path, total = await trio.to_thread.run_sync(
                 partial(
@@ -482,13 +490,12 @@ class AsyncNode:
         selection: Selection = _EVERYTHING,
     ) -> Fetched:
         """Fetch to where `place` says an object of some name goes, or into the store."""
-        cid, ticket = read_reference(ref)
-        check_ticket(ticket, self.swarm)
         report = FetchReporter(progress)
-        with _deadline(timeout, f"get {cid}", cid, lambda: report.last_news):
+        with deadline(timeout, f"get {ref}", last_news=lambda: report.last_news):
             started = trio.current_time()
-            known = [PeerInfo(ticket.peer, ticket.addresses)] if ticket else []
-            known += [await self._peer_at(peer) for peer in peers]
+            ref, _ = await self._content_of(ref, peers)
+            cid, known = await self._known(ref, peers)
+            _, ticket = read_reference(ref)
             name = ticket.name if ticket else None
             name = name or self._swarms.heard.name_of(cid) or str(cid)
             path = None if place is None else await trio.to_thread.run_sync(place, name)
@@ -521,7 +528,7 @@ class AsyncNode:
         """Say what `get` would fetch, from the index alone. Arguments and errors as there."""
         cid, _ = read_reference(ref)
         selection = Selection(tuple(include), tuple(exclude))
-        with _deadline(timeout, f"look at {cid}", cid):
+        with deadline(timeout, f"look at {cid}", cid):
             async with self.open(ref, peers=peers) as reader:
                 return preview_of(await reader.select(selection))
         raise AssertionError  # a deadline that was missed has raised
@@ -552,9 +559,13 @@ class AsyncNode:
     async def _opened(
         self, ref: Ticket | CID | str, path: str, peers: Sequence[Multiaddr | str]
     ) -> AsyncIterator[OpenObject]:
-        _, ticket = read_reference(ref)
-        async with self._reader(ref, path, peers) as reader:
-            yield await look_inside(reader, path or (ticket.name if ticket else None))
+        content, signed = await self._content_of(ref, peers)
+        _, ticket = read_reference(content)
+        async with self._reader(content, path, peers) as reader:
+            opened = await look_inside(reader, path or (ticket.name if ticket else None))
+            if signed is not None:
+                opened.belongs_to(signed, self, peers)
+            yield opened
 
     async def _keep_open(self, manager: AbstractAsyncContextManager[OpenObject]) -> OpenObject:
         """Hold an object open until it is closed, or the node ends."""
@@ -577,10 +588,23 @@ class AsyncNode:
     async def _reader(
         self, ref: Ticket | CID | str, path: str, peers: Sequence[Multiaddr | str]
     ) -> AsyncIterator[ObjectReader]:
+        cid, known = await self._known(ref, peers)
+        async with self._root_reader(cid, known, path) as reader:
+            yield reader
+
+    async def _known(
+        self, ref: Ticket | CID | str, peers: Sequence[Multiaddr | str]
+    ) -> tuple[CID, list[PeerInfo]]:
+        """Return what `ref` names, and who is known to have it."""
         cid, ticket = read_reference(ref)
         check_ticket(ticket, self.swarm)
         known = [PeerInfo(ticket.peer, ticket.addresses)] if ticket else []
-        known += [await self._peer_at(peer) for peer in peers]
+        return cid, known + [await self._peer_at(peer) for peer in peers]
+
+    @asynccontextmanager
+    async def _root_reader(
+        self, cid: CID, known: Sequence[PeerInfo], path: str = ""
+    ) -> AsyncIterator[ObjectReader]:
         with self._explained():
             async with (
                 self._lookup(cid, FetchReporter(None)) as more,
@@ -617,7 +641,7 @@ class AsyncNode:
             Else as `open`.
         """
         cid, _ = read_reference(ref)
-        with _deadline(timeout, f"read {cid}", cid):
+        with deadline(timeout, f"read {cid}", cid):
             async with self._reader(ref, path, peers) as reader:
                 if out is None:
                     return await reader.read(offset, length)
@@ -642,7 +666,7 @@ class AsyncNode:
             DestinationTaken: something stands at `destination`, and `overwrite` is not set.
         """
         cid, _ = read_reference(ref)
-        with _deadline(timeout, f"read {cid}", cid):
+        with deadline(timeout, f"read {cid}", cid):
             async with self._reader(ref, path, peers) as reader:
                 return await write_range(reader, offset, length, destination, overwrite=overwrite)
         raise AssertionError  # a deadline that was missed has raised
@@ -709,7 +733,7 @@ class AsyncNode:
         """
         cid, ticket = read_reference(ref)
         stored = self._held(cid)
-        with _deadline(timeout, f"verify {cid}", cid):
+        with deadline(timeout, f"verify {cid}", cid):
             count = reporter(progress, Phase.VERIFY, stored.size)
 
             def checked(size: int) -> None:
@@ -743,7 +767,7 @@ class AsyncNode:
         """Subscribe to a topic: `async with node.subscribe(t) as s: async for message in s`."""
         return self.pubsub.subscribe(topic)
 
-    async def publish(self, topic: str, data: bytes) -> int:
+    async def broadcast(self, topic: str, data: bytes) -> int:
         """Send a signed message to all who subscribe to `topic`; returns how many it goes to first.
 
         Raises:
@@ -872,22 +896,6 @@ class AsyncNode:
         if self.dht.server:  # a visitor would leave records that outlive it
             held = await trio.to_thread.run_sync(list, self.store.provided())
             self.dht.keep_providing(held)
-
-
-@contextmanager
-def _deadline(
-    seconds: float | None,
-    what: str,
-    cid: CID | None = None,
-    last_news: Callable[[], str] = lambda: "",
-) -> Iterator[None]:
-    if seconds is not None and not seconds >= 0:
-        raise InvalidInput(f"a timeout of {seconds} seconds, expected 0 or more")
-    with trio.move_on_after(float("inf") if seconds is None else seconds) as scope:
-        yield
-    if scope.cancelled_caught:
-        news = f"; last heard: {last_news()}" if last_news() else ""
-        raise DeadlineExceeded(f"{what}: not done within {seconds:g} s{news}", cid=cid)
 
 
 def _texts(addresses: Sequence[Multiaddr | str] | None) -> tuple[str, ...] | None:

@@ -266,4 +266,28 @@ class Announcement(Result):
     peer: PeerId
 
 
+@dataclass(frozen=True, slots=True)
+class Published(Result):
+    """A version of a model that this node has published."""
+
+    cid: CID  # of the manifest: names the version, and all that is said of it
+    ticket: Ticket
+    name: str
+    version: int
+    root: CID  # of the content
+    full_bytes: int  # of the content
+    wire_bytes: int  # of it that the version before has not
+
+
+@dataclass(frozen=True, slots=True)
+class Stated(Result):
+    """What somebody said of a manifest, signed by them."""
+
+    manifest: CID
+    verdict: str  # sign, approve or revoke
+    signer: PeerId
+    created: int  # seconds since the epoch
+    trusted: bool  # whether the user trusts the signer
+
+
 ProgressCallback: TypeAlias = Callable[[Progress], object]

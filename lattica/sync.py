@@ -19,6 +19,7 @@ import trio
 from lattica._dht_sync import BlockingDht
 from lattica._nursery import private_nursery
 from lattica._progress import shown
+from lattica._sync_models import BlockingModelCalls
 from lattica._sync_opened import BlockingObject
 from lattica.errors import InvalidInput
 from lattica.node import AsyncNode, open_node
@@ -66,7 +67,7 @@ class NodeClosed(InvalidInput):
     hint = "use the node inside `with lattica.Node(...) as node:`"
 
 
-class Node:
+class Node(BlockingModelCalls):
     """A node in a thread of its own. Takes what `open_node` takes; use it with `with`.
 
     Where a method takes `progress`, it is a callable, or True for a display on stderr.
@@ -397,9 +398,9 @@ class Node:
             except StopAsyncIteration:
                 return
 
-    def publish(self, topic: str, data: bytes) -> int:
-        """Send a signed message to all who subscribe to `topic`; see `AsyncNode.publish`."""
-        return self._call(lambda node: node.publish(topic, data))
+    def broadcast(self, topic: str, data: bytes) -> int:
+        """Send a signed message to all who subscribe to `topic`; see `AsyncNode.broadcast`."""
+        return self._call(lambda node: node.broadcast(topic, data))
 
     def join_swarm(self, name: str) -> None:
         """Announce what is shared to a swarm, and hear its announcements."""

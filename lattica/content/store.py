@@ -27,7 +27,7 @@ import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, BinaryIO, Self
 
 from lattica.cid import CID, HashFunction
 from lattica.errors import InvalidInput, NotFound
@@ -174,12 +174,35 @@ class Store:
             StorageError: the disk refuses.
             QuotaExceeded: the store's bound leaves no room.
         """
+        return self.add_written(
+            lambda file: file.write(data),
+            len(data),
+            name=name,
+            segments=segments,
+            hash_function=hash_function,
+            pinned=pinned,
+        )
+
+    def add_written(
+        self,
+        write: Callable[[BinaryIO], object],
+        size: int,
+        *,
+        name: str,
+        segments: Segments | None = None,
+        hash_function: HashFunction = HashFunction.BLAKE3,
+        pinned: bool = False,
+    ) -> StoredObject:
+        """*Slow.* As `add_bytes`, of what `write` writes: `size` bytes, into a file of the store.
+
+        What `write` raises leaves nothing behind.
+        """
         path = self._new_file()
         with self._upkeep:
-            self._room.make(len(data), self._downloads)
+            self._room.make(size, self._downloads)
             with storage_errors(path), _removed_on_failure(path):
                 with path.open("xb") as file:
-                    file.write(data)
+                    write(file)
                     file.flush()
                     os.fsync(file.fileno())
                 built = build(path, segments=segments, hash_function=hash_function)

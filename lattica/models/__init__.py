@@ -19,6 +19,8 @@ from ._delta_plan import DeltaLink as DeltaLink, cheapest_chain as cheapest_chai
 from ._files import cut_file as cut_file, read_header as read_header
 from ._lineage import Ancestor as Ancestor, Lineage as Lineage
 from ._manifest import (
+    MAX_FILES as MAX_FILES,
+    MAX_TABLE as MAX_TABLE,
     Manifest as Manifest,
     ManifestDelta as ManifestDelta,
     ManifestError as ManifestError,
@@ -78,3 +80,4 @@ from ._view import (
     TensorInfo as TensorInfo,
     view_file as view_file,
 )
+from ._write import StatePlan as StatePlan, plan_file as plan_file, plan_state as plan_state

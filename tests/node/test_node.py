@@ -224,7 +224,7 @@ async def test_messages_reach_subscribers(lab: Lab) -> None:
     async with lab.node("a") as a, lab.node("b", a.addresses[0]) as b:
         async with b.subscribe("rounds") as messages:
             with trio.fail_after(10):
-                while not await a.publish("rounds", b"hello"):
+                while not await a.broadcast("rounds", b"hello"):
                     await trio.testing.wait_all_tasks_blocked(0.01)
                 message = await anext(messages)
         assert (message.data, message.author) == (b"hello", a.id)

@@ -103,7 +103,7 @@ def test_messages_are_an_iterator(pair: tuple[lattica.Node, lattica.Node]) -> No
 
 
 def _publish_until_heard(node: lattica.Node) -> None:
-    while not node.publish("rounds", b"hello"):
+    while not node.broadcast("rounds", b"hello"):
         pass
 
 

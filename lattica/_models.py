@@ -1,0 +1,307 @@
+"""What a node does with models: publish them, vouch for them, find the newest, and where from."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from lattica._deadline import deadline
+from lattica._opened import Opening
+from lattica._publish import (
+    cid_of,
+    keep_state,
+    make_manifest,
+    publish_name,
+    version_before,
+)
+from lattica._reference import read_reference
+from lattica.cid import CID, Codec
+from lattica.errors import InvalidInput
+from lattica.models import Name, Rule, Verdict, check_name
+from lattica.results import Published, Stated
+from lattica.ticket import Ticket, fitting
+from lattica.transport import PeerInfo
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from contextlib import AbstractAsyncContextManager
+    from pathlib import Path
+
+    from lattica._catalog import Catalog
+    from lattica._opened import OpenObject
+    from lattica._publish import Ref
+    from lattica.codec import Value
+    from lattica.content import Exchange, Store, StoredObject
+    from lattica.identity import PeerId
+    from lattica.models import Lineage, ManifestDelta, SignedManifest
+    from lattica.results import ProgressCallback
+    from lattica.transport import Mesh, Multiaddr
+
+
+class ModelCalls:
+    """The part of `AsyncNode` that is about models."""
+
+    mesh: Mesh
+    store: Store
+    exchange: Exchange
+    swarm: str | None
+    _catalog: Catalog
+    _nursery: trio.Nursery
+
+    async def publish(
+        self,
+        name: str,
+        source: Mapping[str, Any] | Path | str,
+        *,
+        licence: str = "",
+        message: str = "",
+        parent: Ref | None = None,
+        base: Sequence[Ref] = (),
+        data: Sequence[Ref] = (),
+        recipe: Sequence[Ref] = (),
+        deltas: Sequence[ManifestDelta] = (),
+        meta: Mapping[str, Value] | None = None,
+        progress: ProgressCallback | None = None,
+        timeout: float | None = None,
+    ) -> Published:
+        """Publish a version of a model: share it, sign its manifest, make it the newest of `name`.
+
+        Others get it by the ticket, or by the name `<id of this node>/<name>`. The DHT is told in
+        the background.
+
+        Args:
+            name: what you call the model: `team/model`.
+            source: tensors by name, which are kept in the store; or a path, shared in place.
+            licence: an SPDX expression, or text.
+            message: what changed, for people.
+            parent: the version before; this node's newest of that name where left out.
+            base: models that it was made from: versions, tickets or CIDs, of manifests or content.
+            data: data sets that it was trained on, as `base`.
+            recipe: how it was made, as `base`.
+            deltas: ways to it from other versions.
+            meta: whatever else: numbers, text, lists and maps.
+            progress: called with `Progress` while a path is hashed.
+            timeout: seconds for all of it.
+
+        Raises:
+            InvalidInput: a name, field or tensor that readers would refuse.
+        """
+        with deadline(timeout, f"publish {name}"):
+            if isinstance(source, (bytes, bytearray)):
+                raise InvalidInput("a model is tensors or a path", hint="messages: `broadcast`")
+            before = await version_before(
+                self._catalog,
+                Name(self.mesh.peer_id, check_name(name)),
+                None if parent is None else cid_of(parent),
+            )
+            if hasattr(source, "keys"):
+                stored = await keep_state(self.store, name, source)  # type: ignore[arg-type]  # a map
+            else:
+                share = await self.share(source, progress=progress)  # type: ignore[attr-defined]  # AsyncNode has it
+                stored = self._held(share.cid)
+            signed, wire_bytes = await make_manifest(
+                self._catalog,
+                self.exchange,
+                stored,
+                name=name,
+                before=before,
+                licence=licence,
+                message=message,
+                base=base,
+                data=data,
+                recipe=recipe,
+                deltas=deltas,
+                meta=meta or {},
+            )
+            record = await publish_name(self._catalog, self.mesh.identity, signed)
+        await self._provide()
+        self._nursery.start_soon(self._catalog.announce, record)
+        return Published(
+            cid=signed.cid,
+            ticket=self._manifest_ticket(signed),
+            name=name,
+            version=signed.manifest.version,
+            root=stored.root,
+            full_bytes=stored.size,
+            wire_bytes=wire_bytes,
+        )
+
+    async def manifest(
+        self,
+        ref: Ref,
+        *,
+        peers: Sequence[Multiaddr | str] = (),
+        timeout: float | None = None,
+    ) -> SignedManifest:
+        """Fetch a manifest: by its ticket or CID, or the newest one by its name.
+
+        Raises:
+            NotAManifest: `ref` names content.
+            BadSignature: its signer did not sign it.
+            NoProvider, Unreachable, NameNotFound: it was not found.
+        """
+        with deadline(timeout, f"manifest {ref}"):
+            cid, known = await self._manifest_ref(ref, peers)
+            return await self._catalog.manifest(cid, known)
+        raise AssertionError  # a deadline that was missed has raised
+
+    def open_latest(
+        self,
+        name: Name | str,
+        *,
+        rule: Rule | None = None,
+        peers: Sequence[Multiaddr | str] = (),
+    ) -> Opening:
+        """Open the newest version of a name; with a rule, the newest that is approved.
+
+        Raises:
+            NameNotFound: nobody has a record of the name.
+            NotApproved: none of the last versions is approved by the rule.
+        """
+        wanted = Name.parse(name) if isinstance(name, str) else name
+        return Opening(self._opened(_Newest(wanted, rule), "", peers), self._keep_open)
+
+    async def latest(
+        self, name: Name | str, *, rule: Rule | None = None, timeout: float | None = None
+    ) -> SignedManifest:
+        """Return the manifest of the newest version of a name; see `open_latest`."""
+        wanted = Name.parse(name) if isinstance(name, str) else name
+        with deadline(timeout, f"the newest of {wanted}"):
+            return await self._catalog.latest(wanted, rule, [PeerInfo(wanted.signer, ())])
+        raise AssertionError  # a deadline that was missed has raised
+
+    async def lineage(
+        self,
+        ref: Ref,
+        *,
+        peers: Sequence[Multiaddr | str] = (),
+        timeout: float | None = None,
+    ) -> Lineage:
+        """Walk from a manifest to what it was made from, as far as that is found; bounded."""
+        with deadline(timeout, f"lineage {ref}"):
+            cid, known = await self._manifest_ref(ref, peers)
+            return await self._catalog.lineage(cid, known)
+        raise AssertionError  # a deadline that was missed has raised
+
+    async def vouch(
+        self,
+        ref: Ref,
+        verdict: Verdict = Verdict.APPROVE,
+        *,
+        peers: Sequence[Multiaddr | str] = (),
+        timeout: float | None = None,
+    ) -> Stated:
+        """Say of a manifest, signed by this node, that it is true, may be used, or must not be.
+
+        The DHT is told in the background.
+        """
+        signed = await self.manifest(ref, peers=peers, timeout=timeout)
+        made = await self._catalog.state(signed.cid, verdict)
+        self._nursery.start_soon(self._catalog.announce_statements, signed.cid)
+        return Stated(made.manifest, made.verdict.value, made.signer, made.created, True)
+
+    async def statements(self, ref: Ref, *, timeout: float | None = None) -> list[Stated]:
+        """Return what people said of a manifest, oldest first."""
+        with deadline(timeout, f"statements about {ref}"):
+            cid, _ = await self._manifest_ref(ref, ())
+            trusted = await self.trusted()
+            return [
+                Stated(cid, one.verdict.value, one.signer, one.created, one.signer in trusted)
+                for one in await self._catalog.statements(cid)
+            ]
+        raise AssertionError  # a deadline that was missed has raised
+
+    async def is_approved(self, signed: SignedManifest, rule: Rule) -> bool:
+        """Say whether enough of the approvers of a rule approve of a version."""
+        return await self._catalog.approved(signed, rule)
+
+    async def trusted(self) -> dict[PeerId, str]:
+        """Return the keys that the user trusts, with their notes; this node's own is among them."""
+        return await trio.to_thread.run_sync(self._catalog.trusted)
+
+    async def trust(self, peer: PeerId, note: str = "") -> bool:
+        """Trust a key from now on; False where it was trusted."""
+        return await trio.to_thread.run_sync(self._catalog.trust, peer, note)
+
+    async def distrust(self, peer: PeerId) -> bool:
+        """Trust a key no longer; False where it was not trusted."""
+        return await trio.to_thread.run_sync(self._catalog.distrust, peer)
+
+    # behind: what AsyncNode has
+
+    def _held(self, cid: CID) -> StoredObject:
+        raise NotImplementedError
+
+    async def _provide(self) -> None:
+        raise NotImplementedError
+
+    def _opened(
+        self, ref: Any, path: str, peers: Sequence[Multiaddr | str]
+    ) -> AbstractAsyncContextManager[OpenObject]:
+        raise NotImplementedError
+
+    async def _keep_open(self, manager: AbstractAsyncContextManager[OpenObject]) -> OpenObject:
+        raise NotImplementedError
+
+    async def _known(
+        self, ref: Ticket | CID | str, peers: Sequence[Multiaddr | str]
+    ) -> tuple[CID, list[PeerInfo]]:
+        raise NotImplementedError
+
+    # behind
+
+    async def _manifest_ref(
+        self, ref: Ref, peers: Sequence[Multiaddr | str]
+    ) -> tuple[CID, list[PeerInfo]]:
+        """Return which manifest `ref` names, and who is known to have it."""
+        if isinstance(ref, Published):
+            return ref.cid, []
+        name = _name_in(ref)
+        if name is not None:
+            record = await self._catalog.newest(name)
+            return record.manifest, [PeerInfo(name.signer, ())]
+        return await self._known(ref, peers)
+
+    async def _content_of(
+        self, ref: Any, peers: Sequence[Multiaddr | str]
+    ) -> tuple[Ticket | CID | str, SignedManifest | None]:
+        """Return what `ref` names as content; where it names a manifest, that, too."""
+        if isinstance(ref, _Newest):
+            publisher = PeerInfo(ref.name.signer, ())
+            signed = await self._catalog.latest(ref.name, ref.rule, [publisher])
+            return self._content_ticket(signed, [publisher]), signed
+        if isinstance(ref, Published):
+            ref = ref.ticket
+        if _name_in(ref) is None and read_reference(ref)[0].codec != Codec.MESSAGEPACK:
+            return ref, None
+        cid, known = await self._manifest_ref(ref, peers)
+        signed = await self._catalog.manifest(cid, known)
+        return self._content_ticket(signed, known), signed
+
+    def _content_ticket(self, signed: SignedManifest, known: Sequence[PeerInfo]) -> Ticket | CID:
+        """Return a ticket for the content of a manifest, from whoever had the manifest."""
+        if not known:
+            return signed.manifest.root
+        options: dict[str, Value] = {} if self.swarm is None else {"swarm": self.swarm}
+        return fitting(signed.manifest.root, known[0].peer, known[0].addresses, options)
+
+    def _manifest_ticket(self, signed: SignedManifest) -> Ticket:
+        options: dict[str, Value] = {"size": signed.manifest.size}
+        if self.swarm is not None:
+            options["swarm"] = self.swarm
+        return fitting(signed.cid, self.mesh.peer_id, self.mesh.addresses, options)
+
+
+class _Newest:
+    """Stands for whatever is the newest of a name when it is opened."""
+
+    def __init__(self, name: Name, rule: Rule | None) -> None:
+        self.name, self.rule = name, rule
+
+
+def _name_in(ref: object) -> Name | None:
+    """Return the name that a text is; None where it is a ticket or CID."""
+    if not isinstance(ref, str) or "/" not in ref or ref.startswith(("/", "ipfs://")):
+        return None
+    return Name.parse(ref.strip())

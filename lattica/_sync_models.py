@@ -1,0 +1,113 @@
+"""Models for programs that do not use Trio: the methods of `ModelCalls`, blocking."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from lattica._progress import shown
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from lattica._publish import Ref
+    from lattica.codec import Value
+    from lattica.identity import PeerId
+    from lattica.models import Lineage, ManifestDelta, Name, Rule, SignedManifest, Verdict
+    from lattica.node import AsyncNode
+    from lattica.results import ProgressCallback, Published, Stated
+    from lattica.transport import Multiaddr
+
+    _T = TypeVar("_T")
+
+
+class BlockingModelCalls:
+    """The part of `Node` that is about models."""
+
+    def _call(self, function: Callable[[AsyncNode], Awaitable[_T]]) -> _T:
+        raise NotImplementedError
+
+    def publish(
+        self,
+        name: str,
+        source: Mapping[str, Any] | Path | str,
+        *,
+        licence: str = "",
+        message: str = "",
+        parent: Ref | None = None,
+        base: Sequence[Ref] = (),
+        data: Sequence[Ref] = (),
+        recipe: Sequence[Ref] = (),
+        deltas: Sequence[ManifestDelta] = (),
+        meta: Mapping[str, Value] | None = None,
+        progress: ProgressCallback | bool | None = None,
+        timeout: float | None = None,
+    ) -> Published:
+        """Publish a version of a model; see `AsyncNode.publish`."""
+        with shown(progress, f"publish {name}") as callback:
+            return self._call(
+                lambda node: node.publish(
+                    name,
+                    source,
+                    licence=licence,
+                    message=message,
+                    parent=parent,
+                    base=base,
+                    data=data,
+                    recipe=recipe,
+                    deltas=deltas,
+                    meta=meta,
+                    progress=callback,
+                    timeout=timeout,
+                )
+            )
+
+    def manifest(
+        self, ref: Ref, *, peers: Sequence[Multiaddr | str] = (), timeout: float | None = None
+    ) -> SignedManifest:
+        """Fetch a manifest; see `AsyncNode.manifest`."""
+        return self._call(lambda node: node.manifest(ref, peers=peers, timeout=timeout))
+
+    def latest(
+        self, name: Name | str, *, rule: Rule | None = None, timeout: float | None = None
+    ) -> SignedManifest:
+        """Return the manifest of the newest version of a name; see `AsyncNode.latest`."""
+        return self._call(lambda node: node.latest(name, rule=rule, timeout=timeout))
+
+    def lineage(
+        self, ref: Ref, *, peers: Sequence[Multiaddr | str] = (), timeout: float | None = None
+    ) -> Lineage:
+        """Walk from a manifest to what it was made from; see `AsyncNode.lineage`."""
+        return self._call(lambda node: node.lineage(ref, peers=peers, timeout=timeout))
+
+    def vouch(
+        self,
+        ref: Ref,
+        verdict: Verdict | None = None,
+        *,
+        peers: Sequence[Multiaddr | str] = (),
+        timeout: float | None = None,
+    ) -> Stated:
+        """Say something of a manifest, signed (to approve, by default); see `AsyncNode.vouch`."""
+        said = () if verdict is None else (verdict,)
+        return self._call(lambda node: node.vouch(ref, *said, peers=peers, timeout=timeout))
+
+    def statements(self, ref: Ref, *, timeout: float | None = None) -> list[Stated]:
+        """Return what people said of a manifest; see `AsyncNode.statements`."""
+        return self._call(lambda node: node.statements(ref, timeout=timeout))
+
+    def is_approved(self, signed: SignedManifest, rule: Rule) -> bool:
+        """Say whether enough of the approvers of a rule approve of a version."""
+        return self._call(lambda node: node.is_approved(signed, rule))
+
+    def trusted(self) -> dict[PeerId, str]:
+        """Return the keys that the user trusts, with their notes."""
+        return self._call(lambda node: node.trusted())
+
+    def trust(self, peer: PeerId, note: str = "") -> bool:
+        """Trust a key from now on; False where it was trusted."""
+        return self._call(lambda node: node.trust(peer, note))
+
+    def distrust(self, peer: PeerId) -> bool:
+        """Trust a key no longer; False where it was not trusted."""
+        return self._call(lambda node: node.distrust(peer))
