@@ -11,6 +11,8 @@ from lattica.content import (
     BadLeaf,
     FetchProgress,
     FetchStarted,
+    OriginLeft,
+    OriginUsed,
     ProviderJoined,
     ProviderLeft,
     ProviderSlow,
@@ -75,6 +77,10 @@ class FetchReporter:
                 self._tell(f"{peer.short} is not asked for now: {reason}")
             case ProviderSlow(peer, seconds):
                 self._tell(f"{peer.short} is silent for {seconds:.0f} s: others do its work")
+            case OriginUsed(name):
+                self._tell(f"no peer serves it: reading from {name}")
+            case OriginLeft(name, reason):
+                self._tell(f"{name} is not read for now: {reason}")
             case BadLeaf(error):
                 self._tell(f"{error}; it was not written, and that peer is asked no more")
             case FetchStarted(_, size, verified):

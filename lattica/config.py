@@ -78,6 +78,7 @@ KEYS = {
         Key("max_down", "limits", "", "content fetched in a second, in all"),
         Key("max_up_per_peer", "limits", "", "content sent to one peer in a second"),
         Key("max_down_per_peer", "limits", "", "content fetched from one peer in a second"),
+        Key("use_origin", "node", False, "read the origins that tickets name, if no peer serves"),
         Key("swarm", "node", "public", "whose announcements of shares are heard and made"),
         Key(
             "swarm_key",

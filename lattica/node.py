@@ -33,6 +33,7 @@ from lattica._mdns import open_mdns
 from lattica._models import ModelCalls
 from lattica._nursery import private_nursery
 from lattica._opened import Opening, OpenObject, look_inside
+from lattica._origins import check_public, open_origins
 from lattica._private import check_ticket, is_found_locally, open_keys, private_dht
 from lattica._reads import Lookup, usage_of, write_range
 from lattica._reference import destination_of, read_reference, source_of
@@ -86,7 +87,7 @@ if TYPE_CHECKING:
     from lattica._control_server import ControlServer
     from lattica._home import Home
     from lattica.codec import Value
-    from lattica.content import Exchange, ObjectReader, StoredObject
+    from lattica.content import Exchange, ObjectReader, Origin, StoredObject
     from lattica.dht import Dht, Rules
     from lattica.private_swarm import SwarmKeyFile
     from lattica.pubsub import Pubsub, Subscription
@@ -124,6 +125,7 @@ async def open_node(
     bootstrap: Sequence[Multiaddr | str] | None = None,
     mdns: bool | None = None,
     compress: str | None = None,
+    use_origin: bool | None = None,
     quota: str | int | None = None,
     max_up: str | float | None = None,
     max_down: str | float | None = None,
@@ -145,6 +147,7 @@ async def open_node(
         bootstrap: addresses, with `/p2p/…`, of peers to join the network through.
         mdns: find peers on the local network.
         compress: leaves on the wire: `on`, `off`, or `auto`, where the link is slow enough.
+        use_origin: read the origins that tickets name, see `AsyncNode.get`.
         quota: most bytes that the store keeps of its own, a number or a text like `50G`.
         max_up: content sent in a second, in all: bytes, or `5M`; "" is no limit. It counts leaves
             and index blocks as they travel; not DHT, gossip, calls, encryption.
@@ -170,6 +173,7 @@ async def open_node(
         "bootstrap": _texts(bootstrap),
         "mdns": mdns,
         "compress": compress,
+        "use_origin": use_origin,
         "quota": None if quota is None else str(quota),
         "dht_protocol": dht_protocol,
         "swarm_key": None if swarm_key is None else str(swarm_key),
@@ -216,6 +220,7 @@ async def open_node(
             ):
                 remember(owned, mesh.listen_addresses)
                 node = AsyncNode(owned, mesh, dht, pubsub, store, exchange, nursery, names, keys)
+                node._use_origin = settings.flag("use_origin")
                 await node._provide()
                 async with AsyncExitStack() as more:
                     if dht_server:
@@ -261,6 +266,7 @@ class AsyncNode(ModelCalls):
         self._swarms = Swarms(mesh.peer_id, pubsub, self._complete_objects, nursery)
         self._nursery, self._open_objects = nursery, 0
         self._catalog = Catalog(mesh.identity, store, dht, names, home.trust, self._root_reader)
+        self._use_origin = False
         self._started = trio.current_time()
         self._control: ControlServer
 
@@ -337,6 +343,7 @@ class AsyncNode(ModelCalls):
         symlinks: str = "refuse",
         include: Sequence[str] = (),
         exclude: Sequence[str] = (),
+        origin: str | None = None,
         progress: ProgressCallback | None = None,
         timeout: float | None = None,
     ) -> Share:
@@ -353,6 +360,8 @@ class AsyncNode(ModelCalls):
                 their place, as Hugging Face's cache has them, or `skip` them.
             include: patterns for paths in a directory, as `*.json`; only matching files are shared.
             exclude: matching files are not.
+            origin: where else it lies, an http or https address; the ticket names it to those who
+                allow that (see `get`).
             progress: called with `Progress` a few times a second.
             timeout: seconds for the hashing.
 
@@ -361,6 +370,7 @@ class AsyncNode(ModelCalls):
                 that could be misread elsewhere.
             SourceChanged: it changed while it was hashed.
         """
+        more: dict[str, Value] = {} if origin is None else {"origin": check_public(origin)}
         policy = Symlinks.FOLLOW if follow_symlinks else Symlinks.of(symlinks)
         selection = Selection(tuple(include), tuple(exclude))
         with deadline(timeout, f"share {path}"):
@@ -388,7 +398,7 @@ class AsyncNode(ModelCalls):
         await self._swarms.announce(stored)
         return Share(
             cid=stored.root,
-            ticket=self.ticket(stored),
+            ticket=self.ticket(stored, more),
             name=stored.name,
             path=stored.path,
             kind=stored.kind,
@@ -397,9 +407,12 @@ class AsyncNode(ModelCalls):
             seconds=seconds,
         )
 
-    def ticket(self, stored: StoredObject) -> Ticket:
-        """Return the ticket by which others get an object from this node."""
-        options: dict[str, Value] = {"size": stored.size}
+    def ticket(self, stored: StoredObject, more: Mapping[str, Value] | None = None) -> Ticket:
+        """Return the ticket by which others get an object from this node.
+
+        `more`: further options of it, as `origin`.
+        """
+        options: dict[str, Value] = {"size": stored.size, **(more or {})}
         if self.swarm is not None:
             options["swarm"] = self.swarm
         if is_plain_name(stored.name):
@@ -414,6 +427,8 @@ class AsyncNode(ModelCalls):
         peers: Sequence[Multiaddr | str] = (),
         include: Sequence[str] = (),
         exclude: Sequence[str] = (),
+        origins: Sequence[str] = (),
+        use_origin: bool = False,
         overwrite: bool = False,
         progress: ProgressCallback | None = None,
         timeout: float | None = None,
@@ -431,6 +446,10 @@ class AsyncNode(ModelCalls):
             include: patterns for paths in a directory, as `*.json`; only matching files are
                 fetched. What arrives is an object of its own, see `Fetched.part_of`.
             exclude: matching files are not fetched.
+            origins: where it lies besides, to be read while no peer serves it: paths (files,
+                directories, or repositories in Hugging Face's cache) and http or https addresses.
+            use_origin: read the origin that the ticket names, too. Who wrote the ticket then makes
+                this node ask a server of their choice, one on the local network perhaps.
             overwrite: replace what stands at `destination`.
             progress: called with `Progress` a few times a second.
             timeout: seconds for all of it.
@@ -450,6 +469,8 @@ class AsyncNode(ModelCalls):
             progress,
             timeout,
             Selection(tuple(include), tuple(exclude)),
+            origins,
+            use_origin or self._use_origin,
         )
 
     async def cache(
@@ -488,6 +509,8 @@ class AsyncNode(ModelCalls):
         progress: ProgressCallback | None,
         timeout: float | None,
         selection: Selection = _EVERYTHING,
+        origins: Sequence[str] = (),
+        use_origin: bool = False,
     ) -> Fetched:
         """Fetch to where `place` says an object of some name goes, or into the store."""
         report = FetchReporter(progress)
@@ -499,11 +522,16 @@ class AsyncNode(ModelCalls):
             name = ticket.name if ticket else None
             name = name or self._swarms.heard.name_of(cid) or str(cid)
             path = None if place is None else await trio.to_thread.run_sync(place, name)
-            fetched = await self._fetch(cid, path, name, known, report, overwrite, pin, selection)
+            told = (ticket.origin,) if use_origin and ticket and ticket.origin else ()
+            async with open_origins([*origins, *told]) as opened:
+                fetched = await self._fetch(
+                    cid, path, name, known, report, overwrite, pin, selection, opened
+                )
             seconds = trio.current_time() - started
         await self._provide()
         return Fetched(
             cid=fetched.stored.root,
+            origin_bytes=fetched.origin_bytes,
             part_of=None if fetched.stored.root == cid else cid,
             path=fetched.stored.path,
             name=fetched.stored.name,
@@ -823,6 +851,7 @@ class AsyncNode(ModelCalls):
         overwrite: bool,
         pin: bool,
         selection: Selection,
+        origins: Sequence[Origin],
     ) -> content.Fetched:
         with self._explained():
             async with self._lookup(cid, report) as found:
@@ -840,6 +869,7 @@ class AsyncNode(ModelCalls):
                     name=path.name,
                     segments=cut_file,
                     selection=selection,
+                    origins=origins,
                     progress=report,
                 )
         raise AssertionError  # nothing in there swallows an error

@@ -121,6 +121,7 @@ class Fetched(Result):
     bad_leaves: int  # that did not match their hash; who sent them was banned
     wire_bytes: int  # what `received_bytes` took; less where it came compressed
     part_of: CID | None = None  # the directory that it is a selection of
+    origin_bytes: int = 0  # what of `received_bytes` came from an origin, no peer
 
 
 @dataclass(frozen=True, slots=True)

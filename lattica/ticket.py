@@ -110,6 +110,16 @@ class Ticket:
         swarm = self.options.get("swarm")
         return swarm if isinstance(swarm, str) and _SWARM.fullmatch(swarm) else None
 
+    @property
+    def origin(self) -> str | None:
+        """Where the object lies besides, a URL: to be used only by who trusts the ticket's author.
+
+        One of another kind, as a later version may write it, is not understood: None.
+        """
+        origin = self.options.get("origin")
+        usable = isinstance(origin, str) and origin.startswith(("http://", "https://"))
+        return origin if isinstance(origin, str) and usable else None
+
     @classmethod
     def parse(cls, text: str) -> Ticket:
         """Read a ticket; white space around it is dropped. Raises TicketError."""

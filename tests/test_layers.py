@@ -39,6 +39,7 @@ NODE = {
     "_listen",
     "_mdns",
     "_models",
+    "_origins",
     "_opened",
     "_progress",
     "_publish",

@@ -19,6 +19,7 @@ from lattica._control import NodeNotRunning, Request
 
 from . import _delta, _show
 from ._dht import dht
+from ._index import write_index
 from ._options import (
     AnnounceOption,
     BootstrapOption,
@@ -194,6 +195,10 @@ def share(
     ] = "refuse",
     include: IncludeOption = None,
     exclude: ExcludeOption = None,
+    origin: Annotated[
+        str | None,
+        typer.Option("--origin", metavar="URL", help="Where else it lies; named in the ticket."),
+    ] = None,
     home: HomeOption = None,
     listen: ListenOption = None,
     announce: AnnounceOption = None,
@@ -240,6 +245,7 @@ def share(
             "symlinks": symlinks,
             "include": list(include or ()),
             "exclude": list(exclude or ()),
+            "origin": origin,
         }
         request = Request("share", params)
         label = f"share {path.name}"
@@ -283,6 +289,17 @@ def get(
     ] = None,
     include: IncludeOption = None,
     exclude: ExcludeOption = None,
+    origin: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--origin",
+            metavar="URL|PATH",
+            help="Where else it lies: read while no peer serves it (repeatable).",
+        ),
+    ] = None,
+    use_origin: Annotated[
+        bool, typer.Option("--use-origin", help="Read the origin that the ticket names, too.")
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="List what would be fetched, and fetch nothing.")
     ] = False,
@@ -361,7 +378,12 @@ def get(
         if dry_run:
             preview(session, Request("preview", params))
             return
-        place = {"destination": str((output or Path()).absolute()), "overwrite": force}
+        place = {
+            "destination": str((output or Path()).absolute()),
+            "overwrite": force,
+            "origins": [_origin_from_here(address) for address in origin or ()],
+            "use_origin": use_origin,
+        }
         request = Request(*(("cache", params | {"pin": pin}) if cache else ("get", params | place)))
         label = f"get {named}"
         try:
@@ -370,6 +392,11 @@ def get(
         except KeyboardInterrupt:
             _say_how_to_resume(session.output)
             raise SystemExit(EXIT_INTERRUPTED) from None
+
+
+def _origin_from_here(address: str) -> str:
+    """A path must be absolute: a node that runs may run in another folder."""
+    return address if "://" in address else str(Path(address).expanduser().absolute())
 
 
 def _get(session: Session, request: Request, *, label: str, serve: bool) -> None:
@@ -406,6 +433,31 @@ def _get(session: Session, request: Request, *, label: str, serve: bool) -> None
 def _ask(session: Session, request: Request, label: str) -> Any:
     with _show.progress(session.output, label) as update:
         return session.ask(request, update)
+
+
+@app.command()
+def index(
+    path: Annotated[
+        Path,
+        typer.Argument(
+            metavar="PATH", help="The file or directory.", show_default=False, parser=_existing_path
+        ),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Where to [PATH.lattica-index]."),
+    ] = None,
+    hash_name: Annotated[str, typer.Option("--hash", help="blake3 or sha2-256.")] = "blake3",
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = 0,
+) -> None:
+    """Write an index file: put beside PATH on a web server, every leaf from there is verified.
+
+    Prints the CID, which `lattica get CID --origin URL` then gets, with or without a peer.
+    """
+    with _session(None, verbose, as_json=as_json, quiet=quiet) as session:
+        write_index(session, path, output, hash_name)
 
 
 @app.command("id")

@@ -57,6 +57,7 @@ class Session:
             "mdns": self.config.flag("mdns") if self._asked("mdns") else None,
             "swarm_key": self.config.text("swarm_key") or None,
             "compress": self.config.text("compress"),
+            "use_origin": self.config.flag("use_origin"),
             "quota": self.config.text("quota"),
             "dht_protocol": self.config.text("dht_protocol"),
             **{name: self.config.text(name) for name in ("max_up", "max_down")},

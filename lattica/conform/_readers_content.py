@@ -13,6 +13,7 @@ from lattica.content import (
     Segment,
     Walker,
     _unixfs as unixfs,
+    decode_index,
     leaf_size,
 )
 from lattica.models import cut, parse_header
@@ -157,6 +158,12 @@ def read_cut(case: Case) -> object:
     return [[segment.length, segment.stride, segment.name] for segment in segments]
 
 
+def read_index_file(case: Case) -> object:
+    """An index file (content.md §6): its blocks, as it claims them."""
+    blocks = decode_index(bytes.fromhex(case["wire"]), CID.parse(case["root"]))
+    return {str(cid): block.hex() for cid, block in blocks.items()}
+
+
 _KINDS: dict[str, Callable[[Case], object]] = {
     "file": _read_file,
     "directory": _read_directory,
@@ -167,4 +174,5 @@ _KINDS: dict[str, Callable[[Case], object]] = {
 READERS: dict[str, Callable[[Case], object]] = {
     "content-dag": read_dag,
     "safetensors-cut": read_cut,
+    "index-file": read_index_file,
 }

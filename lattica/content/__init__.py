@@ -11,6 +11,13 @@ from ._build import (
     build as build,
     build_in_thread as build_in_thread,
 )
+from ._car import (
+    INDEX_SUFFIX as INDEX_SUFFIX,
+    MAX_INDEX as MAX_INDEX,
+    IndexFileError as IndexFileError,
+    decode_index as decode_index,
+    encode_index as encode_index,
+)
 from ._compress import Compress as Compress
 from ._dag import (
     BuiltSegment as BuiltSegment,
@@ -34,6 +41,11 @@ from ._events import (
     FetchStarted as FetchStarted,
     LeafMismatch as LeafMismatch,
     NoProvider as NoProvider,
+    OriginError as OriginError,
+    OriginLacksIt as OriginLacksIt,
+    OriginLeft as OriginLeft,
+    OriginMismatch as OriginMismatch,
+    OriginUsed as OriginUsed,
     ProviderJoined as ProviderJoined,
     ProviderLeft as ProviderLeft,
     ProvidersBanned as ProvidersBanned,
@@ -42,6 +54,7 @@ from ._events import (
     ProvidersRefused as ProvidersRefused,
     SourcesChanged as SourcesChanged,
 )
+from ._origin import Origin as Origin
 from ._part import PartFile as PartFile
 from ._ranges import (
     NotInObject as NotInObject,

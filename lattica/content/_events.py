@@ -57,6 +57,21 @@ class ProviderLeft:
 
 
 @dataclass(frozen=True, slots=True)
+class OriginUsed:
+    """No peer serves what is missing, so it is read from an origin."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class OriginLeft:
+    """An origin is not asked any more, for now or for good; `reason` is for people."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class ProviderSlow:
     """A provider was silent for `seconds`, longer than usual; its work was given to others."""
 
@@ -98,6 +113,8 @@ FetchEvent: TypeAlias = (
     | ProviderJoined
     | ProviderLeft
     | ProviderSlow
+    | OriginUsed
+    | OriginLeft
     | FetchProgress
     | BadLeaf
     | FetchDone
@@ -114,6 +131,7 @@ class Fetched:
         sources: the same by provider.
         bad_leaves: every leaf that did not match, as it was noticed (the first hundred).
         wire_bytes: what `received_bytes` took; less where leaves came packed.
+        origin_bytes: what of `received_bytes` came from origins, no peers.
     """
 
     stored: StoredObject
@@ -121,6 +139,7 @@ class Fetched:
     sources: dict[PeerId, int] = field(default_factory=dict)
     bad_leaves: tuple[LeafMismatch, ...] = ()
     wire_bytes: int = 0
+    origin_bytes: int = 0
 
 
 class LeafMismatch(IntegrityError):
@@ -196,6 +215,27 @@ class SourcesChanged(SourceChanged):
     hint = f"find another provider, or have the file shared again; {_RESUME}"
 
 
+class OriginError(Unreachable):
+    """An origin does not give what it should: it cannot be reached, or answers with an error."""
+
+    code = "origin"
+    hint = "check the origin's address; a peer that shares the object would do as well"
+
+
+class OriginLacksIt(NotFound):
+    """An origin does not have the file, or has it in a way that cannot be used."""
+
+    code = "origin-lacks-it"
+    hint = "check the origin's address; a peer that shares the object would do as well"
+
+
+class OriginMismatch(IntegrityError):
+    """An origin's content is not what was asked for."""
+
+    code = "origin-mismatch"
+    hint = "the origin has another version of it: find a peer that shares this one"
+
+
 class DiskFull(StorageError):
     """The disk has no room for the object."""
 
@@ -212,6 +252,8 @@ def failure(
     """
     if lies:
         return lies[0]
+    if len(reasons) == 1 and isinstance(error := next(iter(reasons.values())), _OF_ORIGINS):
+        return error  # nobody else is known
     summary = _summary(reasons)
     for kind, made, text in _FAILURES:
         if any(isinstance(error, kind) for error in reasons.values()):
@@ -230,12 +272,15 @@ def _summary(reasons: dict[PeerId, LatticaError]) -> str:
     if not reasons:
         return "none is known"
     texts = [
-        text if str(peer) in (text := str(error)) else f"{peer}: {text}"
+        text
+        if str(peer) in (text := str(error)) or isinstance(error, _OF_ORIGINS)
+        else f"{peer}: {text}"
         for peer, error in islice(reasons.items(), 5)
     ]
     return f"tried {len(reasons)}: " + " · ".join(texts)
 
 
+_OF_ORIGINS = (OriginError, OriginLacksIt, OriginMismatch)  # whose messages name them
 _FAILURES: tuple[tuple[type[LatticaError], Callable[..., LatticaError], str], ...] = (
     (SourceChanged, SourcesChanged, "every provider has changed its copy of"),
     (Unreachable, ProvidersLost, "no provider could be reached, or stayed, for"),

@@ -24,11 +24,20 @@ from lattica.errors import (
     SourceChanged,
     Unreachable,
 )
-from lattica.transport import ProtocolNotSupported, StreamReset
+from lattica.transport import PeerInfo, ProtocolNotSupported, StreamReset
 
 from ._bans import ProviderBanned
-from ._events import LeafMismatch, ProviderJoined, ProviderLeft, ProviderSlow, failure, stalled
+from ._events import (
+    LeafMismatch,
+    OriginLeft,
+    ProviderJoined,
+    ProviderLeft,
+    ProviderSlow,
+    failure,
+    stalled,
+)
 from ._messages import PROTOCOL, Status
+from ._origin import OriginSession, pseudo_peer
 from ._plan import CancelAsk, PeerReady, PeerSilent
 from ._session import HoldsNothing, Session, StreamEnded
 from .bitswap import BitswapSession
@@ -38,11 +47,13 @@ if TYPE_CHECKING:
 
     from lattica.cid import CID
     from lattica.identity import PeerId
-    from lattica.transport import Mesh, Multiaddr, PeerInfo
+    from lattica.transport import Mesh, Multiaddr
 
     from ._bans import Bans
     from ._budget import Budget
+    from ._build import Segments
     from ._events import FetchEvent
+    from ._origin import Origin
     from ._planner import Planner
     from ._session import Item
     from ._stages import Stage
@@ -100,6 +111,8 @@ class Providers:
         *,
         watch: bool = True,
         bitswap: Bitswap | None = None,
+        origins: Sequence[Origin] = (),
+        segments: Segments | None = None,
     ) -> None:
         self.root, self.encodings, self.watch = root, encodings, watch
         self.ids: Iterator[int] = itertools.count(1)
@@ -110,13 +123,15 @@ class Providers:
         self._bitswap = bitswap  # for providers that do not speak our own protocol
         self._bans = bans
         self._budget = budget if budget.is_limited else None
+        self._origins = {pseudo_peer(origin): origin for origin in origins}
+        self._segments = segments  # how an origin's files are cut
         self._slots = trio.Semaphore(limits.providers)
         self._nursery: trio.Nursery | None = None
         self._scope: trio.CancelScope | None = None
         self._more_to_come, self._crowd = False, False
         self._rounds = self._rounds_wanted = 0  # of looking for more; of these, to believe it
         self._attended: set[PeerId] = {mesh.peer_id}  # dialled, talked to, or about to be
-        self._sessions: dict[PeerId, Session | BitswapSession] = {}
+        self._sessions: dict[PeerId, Session | BitswapSession | OriginSession] = {}
         self._scopes: dict[PeerId, trio.CancelScope] = {}
         self._delivered_at: dict[PeerId, float] = {}  # the last leaf of each session, or its start
         self._reasons: dict[PeerId, LatticaError] = {}  # why each was left last
@@ -140,7 +155,7 @@ class Providers:
         self._more_to_come = more is not None
         if more is not None:
             nursery.start_soon(self._gather, more)
-        for info in providers:
+        for info in [*providers, *(PeerInfo(peer, ()) for peer in self._origins)]:
             self.offer(info)
 
     def offer(self, info: PeerInfo, *, hearsay: bool = False) -> None:
@@ -268,6 +283,20 @@ class Providers:
         """Hand items on."""
         return await self._keeper.settle(peer, stage, items)
 
+    # --- what origins ask (see `_origin.OriginSide`)
+
+    def peers_heard(self) -> list[float]:
+        """Return when each connected peer, origins aside, last delivered, or joined."""
+        return [at for peer, at in self._delivered_at.items() if peer not in self._origins]
+
+    def alive(self) -> None:
+        """Something comes, although nothing is verified yet."""
+        self._last_gain = trio.current_time()
+
+    def tell(self, event: FetchEvent) -> None:
+        """Pass an event on to the caller."""
+        self._keeper.tell(event)
+
     # --- one provider
 
     async def _attend(self, info: PeerInfo, hearsay: bool) -> None:
@@ -303,13 +332,19 @@ class Providers:
             ban = error
         if self._told.get(peer) != str(error):
             reason = str(error) if ban is None or ban is error else f"{error}; {ban}"
-            self._keeper.tell(ProviderLeft(peer, reason, ban is not None))
+            if (origin := self._origins.get(peer)) is not None:
+                self._keeper.tell(OriginLeft(origin.name, reason))
+            else:
+                self._keeper.tell(ProviderLeft(peer, reason, ban is not None))
         self._told[peer], self._reasons[peer] = str(error), error
 
     async def _talk(self, info: PeerInfo) -> LatticaError:
         """Talk to a provider for as long as it lasts; returns why it ended."""
         peer = info.peer
         try:
+            if (origin := self._origins.get(peer)) is not None:
+                await self._run(OriginSession(origin, self, self, self._segments))
+                return StreamEnded(f"{origin.name} was left")
             connection = await self._mesh.connect(peer, info.addresses)
             try:
                 async with await self._mesh.open_stream(peer, PROTOCOL) as stream:
@@ -322,7 +357,7 @@ class Providers:
             return error
         return self._reasons.get(peer) or StreamEnded(f"{peer} was left", peer=peer)
 
-    async def _run(self, session: Session | BitswapSession) -> None:
+    async def _run(self, session: Session | BitswapSession | OriginSession) -> None:
         scope = self._scopes[session.peer] = trio.CancelScope()
         self._sessions[session.peer] = session
         self._delivered_at[session.peer] = trio.current_time()
@@ -332,18 +367,23 @@ class Providers:
         finally:
             self._leave(session.peer)
 
-    async def _converse(self, session: Session | BitswapSession) -> None:
-        now = self._last_contact = trio.current_time()
-        self._reasons.pop(session.peer, None)
-        self._told.pop(session.peer, None)
+    async def _converse(self, session: Session | BitswapSession | OriginSession) -> None:
+        now = trio.current_time()
+        if session.peer not in self._origins:  # of which nothing is known yet, unlike of a peer
+            self._last_contact = now
+            self._reasons.pop(session.peer, None)
+            self._told.pop(session.peer, None)
         if self.stage is not None:
             session.join(self.stage, now)
-        self._keeper.tell(ProviderJoined(session.peer))
+        if session.peer not in self._origins:
+            self._keeper.tell(ProviderJoined(session.peer))
+            self.ring()  # origins step back
         await session.run()
 
     def _leave(self, peer: PeerId) -> None:
         del self._sessions[peer], self._scopes[peer], self._delivered_at[peer]
-        self._last_contact = trio.current_time()
+        if peer not in self._origins:  # whose sessions begin whether it can be reached or not
+            self._last_contact = trio.current_time()
         if self.stage is not None:
             self.stage.planner.remove_peer(peer)
             self.ring()
@@ -430,7 +470,8 @@ class Providers:
         if self._sessions and not planner.idle():
             return self._stalled_at
         # Who has just come may be idle until it has told what it holds.
-        since = max(self._last_gain, self._last_contact) if self._sessions else self._last_contact
+        waits = self._sessions or self._origins
+        since = max(self._last_gain, self._last_contact) if waits else self._last_contact
         return min(since + self._patience, self._stalled_at)
 
     def _is_hopeless(self, planner: Planner, now: float) -> bool:

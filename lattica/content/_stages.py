@@ -25,7 +25,8 @@ from ._walk import Tree, Walker
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from lattica.cid import CID
     from lattica.identity import PeerId
@@ -158,6 +159,21 @@ class IndexStage:
             if not found:
                 return
 
+    @property
+    def part_path(self) -> Path:
+        """Where the object is written until it is whole."""
+        return self._download.part_path
+
+    def wanted_of(
+        self, blocks: Mapping[CID, bytes | bytearray | memoryview]
+    ) -> list[tuple[int, memoryview]]:
+        """Return those of `blocks` that are needed next, as items to be settled."""
+        return [
+            (item, memoryview(blocks[cid]))
+            for item, cid in enumerate(self._items)
+            if cid in self._asked and cid in blocks
+        ]
+
     def plan(self) -> bool:
         """Plan the blocks that became known to be needed. Returns whether there are any."""
         self._items += self._wanted
@@ -277,6 +293,17 @@ class LeafStage:
     def verified_bytes(self) -> int:
         """How much is written and right."""
         return sum(part.verified_bytes for part in self._parts)
+
+    def spans(self, first: int, count: int) -> list[tuple[str, int, list[int]]]:
+        """Return where a run of leaves is: for each file its path, an offset, and their lengths."""
+        found: list[tuple[str, int, list[int]]] = []
+        for item in range(first, first + count):
+            part, number = self._locate(item)
+            leaf = self._parts[part].leaves[number]
+            if not found or found[-1][0] != self._files[part].path:
+                found.append((self._files[part].path, leaf.offset, []))
+            found[-1][2].append(leaf.length)
+        return found
 
     def hashes(self, first: int, count: int) -> tuple[bytes, ...]:
         """As `Stage.hashes`."""

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 
     from ._build import Progress, Segments
     from ._events import FetchEvent
+    from ._origin import Origin
     from ._ranges import ObjectReader
     from ._reading import BlockBatch
     from ._select import Selection
@@ -97,6 +98,7 @@ class Exchange:
         name: str | None = None,
         segments: Segments | None = None,
         selection: Selection | None = None,
+        origins: Sequence[Origin] = (),
         patience: float = 30.0,
         progress: Callable[[FetchEvent], object] | None = None,
     ) -> Fetched:
@@ -118,6 +120,7 @@ class Exchange:
             segments: how to cut files, to recognise content that is at `destination` already.
             selection: which files of a directory to fetch; what arrives is a directory with a root
                 of its own.
+            origins: where it lies besides, to be read while no peer serves it.
             patience: seconds without anyone to ask before the fetch gives up.
             progress: called with each event, on the loop; what it raises ends the fetch.
 
@@ -127,6 +130,7 @@ class Exchange:
             NoProvider: nobody who could be asked holds what is missing.
             ProvidersLost: those who might hold it could not be reached.
             FetchStalled: they are busy, or deliver next to nothing, for five minutes.
+            OriginError, OriginLacksIt, OriginMismatch: there is but an origin, of no use.
             InvalidInput: something else stands at `destination`, or no file is selected.
             StorageError: the disk refuses, or has no room (DiskFull).
             DagError: the object itself is malformed.
@@ -141,7 +145,15 @@ class Exchange:
             if selected.root != root:
                 part, root = (root, selected.blocks), selected.root
             providers = [*providers, *(recorder.heard if recorder else ())]
-        fetch = self._fetch(root, destination, patience, progress, part=part)
+        fetch = self._fetch(
+            root,
+            destination,
+            patience,
+            progress,
+            part=part,
+            origins=origins,
+            segments=segments,
+        )
         return await self._run(
             fetch, providers, more, overwrite=overwrite, name=name, segments=segments
         )
@@ -155,6 +167,8 @@ class Exchange:
         *,
         pinned: bool = False,
         part: tuple[CID, Mapping[CID, bytes]] | None = None,
+        origins: Sequence[Origin] = (),
+        segments: Segments | None = None,
     ) -> Fetch:
         return Fetch(
             self._mesh,
@@ -171,6 +185,8 @@ class Exchange:
             bitswap=self._bitswap,
             pinned=pinned,
             part=part,
+            origins=origins,
+            segments=segments,
         )
 
     async def _run(

@@ -24,12 +24,13 @@ from lattica.transport import PeerInfo
 from ._build import build_in_thread
 from ._events import BadLeaf, DiskFull, FetchDone, Fetched, FetchProgress, FetchStarted
 from ._names import check_written_names
+from ._origin import pseudo_peer
 from ._providers import Providers
 from ._stages import IndexStage, LeafStage
 from ._values import DestinationTaken, ObjectState
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, Callable, Iterable, Mapping
+    from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from lattica.cid import CID
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from ._build import Segments
     from ._download import Download
     from ._events import FetchEvent, LeafMismatch
+    from ._origin import Origin
     from ._part import PartFile
     from ._session import Item
     from ._stages import Stage
@@ -77,6 +79,8 @@ class Fetch:
         bitswap: Bitswap | None = None,
         pinned: bool = False,
         part: tuple[CID, Mapping[CID, bytes]] | None = None,
+        origins: Sequence[Origin] = (),
+        segments: Segments | None = None,
     ) -> None:
         """Fetch `root`. `part`: of which object it is a part, and the blocks that only it has."""
         self.root, self.version = root, 0
@@ -94,7 +98,10 @@ class Fetch:
             patience,
             watch=part is None,  # what they say they hold is numbered by all of it
             bitswap=bitswap,
+            origins=origins,
+            segments=segments,
         )
+        self._origins = {pseudo_peer(origin) for origin in origins}
         self._leaves: LeafStage | None = None
         self._done = trio.Event()  # with the present stage
         self._index_turn = trio.Lock()  # the index is walked by one thread at a time
@@ -121,6 +128,7 @@ class Fetch:
         if stored is None:
             stored = await self._download(providers, more, overwrite=overwrite, name=name)
         received = sum(self._received.values())
+        from_origins = sum(self._received.pop(peer, 0) for peer in self._origins)
         self.tell(FetchDone(self.root, stored.size, received, trio.current_time() - started))
         return Fetched(
             stored,
@@ -128,6 +136,7 @@ class Fetch:
             dict(self._received),
             tuple(self._providers.lies),
             wire_bytes=self._wire_bytes,
+            origin_bytes=from_origins,
         )
 
     async def _recognise(self, name: str | None, segments: Segments | None) -> StoredObject:

@@ -110,6 +110,7 @@ def swarm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Swarm:
     """
     monkeypatch.setattr(trio.to_thread, "run_sync", _run_at_once)
     monkeypatch.setattr(trio.from_thread, "check_cancelled", lambda: None)
+    monkeypatch.setattr(trio.from_thread, "run_sync", lambda work, *args: work(*args))
     return Swarm(tmp_path)
 
 

@@ -19,7 +19,7 @@ from lattica._announce import decode as decode_announcement
 from lattica._base import base32_decode
 from lattica._control import decode_request as decode_control_request
 from lattica.cid import CID, Codec
-from lattica.content import _messages as exchange, _unixfs
+from lattica.content import _messages as exchange, _unixfs, decode_index
 from lattica.content._fetchers import decode_peers
 from lattica.dht import Namespaces, _messages as kad, gradient
 from lattica.dht._contacts import decode as decode_contacts
@@ -63,6 +63,7 @@ ADDRESSES = [
     )
 ]
 FILE_SIZE = 1 << 20
+INDEX_ROOT = json.loads((VECTORS / "index-file.json").read_text())["cases"][0]["root"]
 KAD = "/lattica/kad/1.0.0"
 
 
@@ -397,6 +398,9 @@ DECODERS = {
         lambda: vectors("exchange", kind="peers"), lambda data: decode_peers(data, PROVIDER)
     ),
     "exchange-answer": Decoder(_answers, _decode_answers),
+    "index-file": Decoder(
+        lambda: vectors("index-file"), lambda data: decode_index(data, CID.parse(INDEX_ROOT))
+    ),
     "leaf-planes": Decoder(
         lambda: vectors("leaf-planes"), lambda data: codec.unpack_planes(data, bytearray(64))
     ),
