@@ -88,6 +88,7 @@ async def _share(node: AsyncNode, params: _Params, progress: ProgressCallback) -
         origin=params.get("origin", str),
         include=params.texts("include"),
         exclude=params.texts("exclude"),
+        chunk=params.get("chunk", str),
         progress=progress,
         timeout=params.get("timeout", float),
     )

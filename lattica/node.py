@@ -26,6 +26,7 @@ import trio
 from lattica import _requests, config
 from lattica._catalog import Catalog
 from lattica._control_server import open_control
+from lattica._cutting import cutting
 from lattica._deadline import deadline
 from lattica._home import open_home
 from lattica._listen import default_addresses, remember
@@ -344,6 +345,7 @@ class AsyncNode(ModelCalls):
         include: Sequence[str] = (),
         exclude: Sequence[str] = (),
         origin: str | None = None,
+        chunk: str | None = None,
         progress: ProgressCallback | None = None,
         timeout: float | None = None,
     ) -> Share:
@@ -362,6 +364,9 @@ class AsyncNode(ModelCalls):
             exclude: matching files are not.
             origin: where else it lies, an http or https address; the ticket names it to those who
                 allow that (see `get`).
+            chunk: how files that are no checkpoints are cut: `cdc`, at places that their content
+                chooses, so that versions of a file share what is equal in them wherever it moves;
+                or a size of leaves like `1M`.
             progress: called with `Progress` a few times a second.
             timeout: seconds for the hashing.
 
@@ -386,7 +391,7 @@ class AsyncNode(ModelCalls):
             )
             built = await build_in_thread(
                 path,
-                segments=cut_file,
+                segments=await trio.to_thread.run_sync(cutting, chunk),
                 hash_function=hash_function,
                 symlinks=policy,
                 selection=selection,

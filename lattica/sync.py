@@ -177,6 +177,7 @@ class Node(BlockingModelCalls):
         include: Sequence[str] = (),
         exclude: Sequence[str] = (),
         origin: str | None = None,
+        chunk: str | None = None,
         progress: ProgressCallback | bool | None = None,
         timeout: float | None = None,
     ) -> Share:
@@ -192,6 +193,7 @@ class Node(BlockingModelCalls):
                     origin=origin,
                     include=include,
                     exclude=exclude,
+                    chunk=chunk,
                     progress=callback,
                     timeout=timeout,
                     **options,

@@ -32,6 +32,7 @@ NODE = {
     "_catalog",
     "_control",
     "_control_server",
+    "_cutting",
     "_dht_requests",
     "_dht_sync",
     "_deadline",

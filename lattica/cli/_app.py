@@ -199,6 +199,12 @@ def share(
         str | None,
         typer.Option("--origin", metavar="URL", help="Where else it lies; named in the ticket."),
     ] = None,
+    chunk: Annotated[
+        str | None,
+        typer.Option(
+            "--chunk", metavar="cdc|SIZE", help="Cut by content, or into leaves of this size."
+        ),
+    ] = None,
     home: HomeOption = None,
     listen: ListenOption = None,
     announce: AnnounceOption = None,
@@ -240,6 +246,7 @@ def share(
         params = {
             "path": str(path.absolute()),
             "name": name,
+            "chunk": chunk,
             "hash": hash_name,
             "follow_symlinks": follow_symlinks,
             "symlinks": symlinks,

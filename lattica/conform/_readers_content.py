@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from lattica.cid import CID, Codec, HashFunction
 from lattica.content import (
+    ChunkerMissing,
     DirectoryNode,
     Entry,
     FileBuilder,
@@ -13,6 +16,7 @@ from lattica.content import (
     Segment,
     Walker,
     _unixfs as unixfs,
+    chunk_lengths,
     decode_index,
     leaf_size,
 )
@@ -29,6 +33,11 @@ if TYPE_CHECKING:
 _HASHES = {"blake3": HashFunction.BLAKE3, "sha2-256": HashFunction.SHA2_256}
 _PERIOD = 251
 _PATTERN = bytes(range(_PERIOD)) * 4200  # longer than a leaf and a period
+_GEAR = [
+    int.from_bytes(hashlib.md5(bytes([byte]) * 64, usedforsecurity=False).digest()[:8], "big")
+    for byte in range(256)
+]
+_EARLY_MASK, _LATE_MASK = 0x0000_D917_0753_7000, 0x0000_D90F_0353_0000
 _MAX_STEPS = 100  # of a walk that has to fail
 
 
@@ -164,6 +173,37 @@ def read_index_file(case: Case) -> object:
     return {str(cid): block.hex() for cid, block in blocks.items()}
 
 
+def read_chunks(case: Case) -> object:
+    """Where a file is cut by its content (content.md §7)."""
+    content = case["content"]
+    data = bytes(content["length"])
+    if content["pattern"] == "shake128":
+        data = hashlib.shake_128(bytes.fromhex(content["seed"])).digest(content["length"])
+    data = bytes.fromhex(content.get("before", "")) + data
+    lengths = _reference_chunks(data)
+    with suppress(ChunkerMissing):  # an extra; what the specification says holds without it
+        expect("the chunks", chunk_lengths(data), lengths)
+    return lengths
+
+
+def _reference_chunks(data: bytes) -> list[int]:
+    """Cut as content.md §7 says, word for word and one byte at a time."""
+    lengths = []
+    while data:
+        left = min(len(data), 262_144)
+        length = len(data) if len(data) <= 32_768 else left
+        middle, end = min(131_072, left) & ~1, left & ~1
+        value = 0
+        for i in range(32_768, end) if len(data) > 32_768 else ():
+            value = (2 * value + _GEAR[data[i]]) % 2**64
+            if value & (_EARLY_MASK if i < middle else _LATE_MASK) == 0:
+                length = i
+                break
+        lengths.append(length)
+        data = data[length:]
+    return lengths
+
+
 _KINDS: dict[str, Callable[[Case], object]] = {
     "file": _read_file,
     "directory": _read_directory,
@@ -172,6 +212,7 @@ _KINDS: dict[str, Callable[[Case], object]] = {
     "leaf-size": _read_leaf_size,
 }
 READERS: dict[str, Callable[[Case], object]] = {
+    "content-chunks": read_chunks,
     "content-dag": read_dag,
     "safetensors-cut": read_cut,
     "index-file": read_index_file,

@@ -18,6 +18,12 @@ from ._car import (
     decode_index as decode_index,
     encode_index as encode_index,
 )
+from ._chunk import (
+    ChunkerMissing as ChunkerMissing,
+    ChunkError as ChunkError,
+    chunk_lengths as chunk_lengths,
+    chunker as chunker,
+)
 from ._compress import Compress as Compress
 from ._dag import (
     BuiltSegment as BuiltSegment,

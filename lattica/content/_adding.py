@@ -91,7 +91,7 @@ def copy_file(file: BuiltFile, path: Path) -> None:
     shutil.copyfile(file.path, path)
     with path.open("rb") as copy:
         os.fsync(copy.fileno())
-    segments = [Segment(part.length, part.stride) for part in file.segments]
+    segments = [Segment(part.length, part.stride, "", part.leaf_bytes) for part in file.segments]
     try:
         copied = build(path, segments=segments, hash_function=file.leaves.hash_function)
     except SegmentsError:

@@ -18,7 +18,7 @@ from lattica.cid import CID, DIGEST_SIZE, Codec, HashFunction
 from lattica.errors import InvalidInput
 
 from ._holes import zero_multihash
-from ._unixfs import MAX_LINKS, MAX_SIZE, Link, encode_file
+from ._unixfs import MAX_BLOCK_BYTES, MAX_LINKS, MAX_SIZE, Link, encode_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -42,11 +42,13 @@ class Segment:
         length: bytes; only the one segment of an empty file may be empty.
         stride: element width in bytes, a hint for compression that changes no identifier.
         name: opaque label from above (a tensor's name); "" for what nobody looks up.
+        leaf_bytes: size of its leaves, 2 MiB at most; 0 is the usual one, see `leaf_size`.
     """
 
     length: int
     stride: int = 1
     name: str = ""
+    leaf_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,7 @@ class BuiltSegment:
     length: int
     stride: int
     name: str
+    leaf_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +166,8 @@ def check_segments(segments: Sequence[Segment], size: int) -> None:
     for segment in segments:
         if segment.length < 0 or segment.stride < 1:
             raise SegmentsError(f"a segment of length {segment.length}, stride {segment.stride}")
+        if not 0 <= segment.leaf_bytes <= MAX_BLOCK_BYTES:
+            raise SegmentsError(f"a segment with leaves of {segment.leaf_bytes} bytes")
         if segment.length == 0 and len(segments) > 1:
             raise SegmentsError("an empty segment beside others")
 
@@ -275,7 +280,14 @@ class FileBuilder:
             link = self._tree.finish()
             self._file.add(link)
             self.segments.append(
-                BuiltSegment(link.cid, self._offset, segment.length, segment.stride, segment.name)
+                BuiltSegment(
+                    link.cid,
+                    self._offset,
+                    segment.length,
+                    segment.stride,
+                    segment.name,
+                    segment.leaf_bytes,
+                )
             )
             self._offset += segment.length
             self._next_segment()
@@ -288,5 +300,5 @@ class FileBuilder:
         self._segment = next(self._ahead, None)
         if self._segment is not None:
             self._missing = self._segment.length
-            self._leaf_size = leaf_size(self._segment.length)
+            self._leaf_size = self._segment.leaf_bytes or leaf_size(self._segment.length)
             self._tree = TreeBuilder(self._emit, self._hash_function)
