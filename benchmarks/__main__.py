@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from . import connect, delta, fetch, memory, stream
+from . import connect, delta, dht, fetch, memory, stream
 
 BENCHMARKS = {
     "stream": stream,
@@ -12,6 +12,7 @@ BENCHMARKS = {
     "connect": connect,
     "memory": memory,
     "delta": delta,
+    "dht": dht,
 }
 
 

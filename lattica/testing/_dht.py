@@ -234,6 +234,11 @@ class SimulatedDht:
         self._bootstraps = [peer for peer in bootstrap if peer != self.peer]
         host.after(0.0, self._join)
 
+    def live(self) -> None:
+        """Begin to look after the table and to announce what is provided, as if up for long."""
+        self._upkeep = Upkeep(self, interval=SELF_LOOKUP_SECONDS)
+        self._upkeep.met()
+
     # What programs ask.
 
     def find_node(self, key: bytes, done: Callable[[Lookup], None]) -> None:
@@ -635,17 +640,18 @@ class _Told:
 class Upkeep:
     """What a node does to stay in the network: `lattica.dht._upkeep` without its tasks."""
 
-    def __init__(self, node: SimulatedDht) -> None:
+    def __init__(self, node: SimulatedDht, *, interval: float = SELF_LOOKUP_FIRST_SECONDS) -> None:
         self._node = node
         self._running = False
-        self._interval = SELF_LOOKUP_FIRST_SECONDS
+        self._first_interval = self._interval = interval
         self._rests_until = 0.0
 
     def met(self) -> None:
         """Begin, now that there is somebody to ask."""
         if not self._running:
-            self._running, self._interval = True, SELF_LOOKUP_FIRST_SECONDS
+            self._running, self._interval = True, self._first_interval
             self._node.host.after(0.0, self._refresh)
+            self._node.host.after(0.0, self._announce)
 
     def _refresh(self) -> None:
         if not len(self._node.table):
@@ -671,6 +677,23 @@ class Upkeep:
         self._interval = min(2 * self._interval, SELF_LOOKUP_SECONDS)
         self._rests_until = node.host.now + pause
         self._ask_silent()
+
+    def _announce(self) -> None:
+        """Announce what is due, one key at a time, as long as there is anybody."""
+        node = self._node
+        due = node.schedule.due(node.host.now, 1) if len(node.table) else []
+        if due:
+            node.provide(due[0], partial(self._announced, due[0]))
+        elif self._running and len(node.schedule):
+            node.host.at(max(node.schedule.next_due(), node.host.now + 1.0), self._announce)
+
+    def _announced(self, key: bytes, lookup: Lookup) -> None:
+        node = self._node
+        if lookup.closest():
+            node.schedule.announced(key, now=node.host.now)
+        else:
+            node.schedule.postpone(key, now=node.host.now)
+        self._announce()
 
     def _ask_silent(self) -> None:
         node = self._node

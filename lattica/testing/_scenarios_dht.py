@@ -1,229 +1,34 @@
-"""Scenarios of the DHT: joining, finding, surviving the dead and the hostile.
-
-The functions that measure are the benchmark's as well; the scenarios hold their figures against
-what must hold.
-"""
+"""Scenarios of the DHT: joining, finding, surviving the dead and the hostile."""
 
 from __future__ import annotations
 
-import heapq
 import math
-import statistics
 from collections import Counter
-from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
 
-from lattica.dht._keys import position, shared_bits
+from lattica.dht._keys import shared_bits
 from lattica.identity import Identity
 from lattica.transport import ip_group
 
 from ._dht import DhtWorld, peer_near, random_peer
 from ._faults import Heal, Partition, churn
-from ._hostile import Eclipser, Forger, Gang, Hostile, Silent, Stale, Withholder
+from ._hostile import Eclipser, Forger, Gang, Stale, Withholder
 from ._scenario import Run, Scenario
+from .measure_dht import (
+    OPERATION_SECONDS,
+    get_values,
+    honest_nodes,
+    is_connected,
+    kill,
+    measure_lookups,
+    measure_providers,
+    measure_values,
+    put_values,
+    wait_for,
+    warm_world,
+)
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from lattica.dht._lookup import Lookup
-    from lattica.identity import PeerId
-
-    from ._dht import SimulatedDht
-
-OPERATION_SECONDS = 120.0  # of virtual time, in which a lookup must have ended
 LOOKUPS = 40  # in one run of a scenario
-
-
-@dataclass(slots=True)
-class Tally:
-    """What a number of lookups came to."""
-
-    hops: list[int] = field(default_factory=list)
-    asked: list[int] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
-    successes: int = 0
-
-    @property
-    def success(self) -> float:
-        """The part that found what there was to find."""
-        return self.successes / max(1, len(self.asked))
-
-    def add(self, lookup: Lookup, *, success: bool) -> None:
-        """Count one."""
-        report = lookup.report()
-        self.hops.append(report.hops)
-        self.asked.append(report.asked)
-        self.seconds.append(report.seconds)
-        self.successes += success
-
-    def figures(self, run: Run, prefix: str = "") -> None:
-        """Note the means."""
-        run.figure(f"{prefix}success", self.success)
-        run.figure(f"{prefix}hops", statistics.mean(self.hops))
-        run.figure(f"{prefix}requests", statistics.mean(self.asked))
-        run.figure(f"{prefix}seconds", statistics.mean(self.seconds))
-
-
-# What is measured.
-
-
-def warm_world(run: Run, *, hostile: float = 0.0, **conditions: float) -> DhtWorld:
-    """Return a network that has been up for long: all tables are full.
-
-    Args:
-        run: which seed, how many nodes.
-        hostile: part of the nodes that are: as many silent as withholding, forging, stale and
-            eclipsing ones.
-        conditions: of the network.
-    """
-    world = DhtWorld(run.simulation(**conditions), wire=False)
-    gang = Gang()
-    bad = round(run.nodes * hostile)
-    kinds = (Silent, Withholder, Forger, Stale, Eclipser)
-    for number in range(run.nodes):
-        kind = kinds[number % len(kinds)] if number < bad else None
-        options: dict[str, Any] = {"gang": gang} if kind not in (None, Silent) else {}
-        world.add(kind=kind, upkeep=False, **options)
-    world.warm()
-    return world
-
-
-def honest_nodes(world: DhtWorld) -> list[SimulatedDht]:
-    """Return the nodes that run and mean no harm."""
-    return [node for node in world.nodes() if not isinstance(node, Silent | Hostile)]
-
-
-def kill(run: Run, world: DhtWorld, part: float) -> None:
-    """Crash a part of all nodes. The others are not told."""
-    peers = list(world.simulation.hosts)
-    for peer in world.simulation.rng.sample(peers, round(len(peers) * part)):
-        world.simulation.crash(peer)
-
-
-def wait_for(world: DhtWorld, begin: Callable[[Callable[..., None]], None]) -> tuple[Any, ...]:
-    """Let time pass until what `begin` began has called back; returns with what."""
-    ended: list[tuple[Any, ...]] = []
-    begin(lambda *results: ended.append(results))
-    if not world.simulation.run(OPERATION_SECONDS, until=lambda: bool(ended)):
-        raise RuntimeError(f"no end after {OPERATION_SECONDS} s")
-    return ended[0]
-
-
-def measure_lookups(world: DhtWorld, count: int) -> Tally:
-    """Look for random keys from random honest nodes.
-
-    A lookup succeeds when it finds the nearest honest node that runs.
-    """
-    tally = Tally()
-    honest = honest_nodes(world)
-    places = {node.peer: position(node.peer.raw) for node in honest}
-    rng = world.simulation.rng
-    for _ in range(count):
-        key = b"\x12\x20" + rng.randbytes(32)
-        node = rng.choice(honest)
-        (lookup,) = wait_for(world, partial(node.find_node, key))
-        found = {info.peer for info in lookup.answered()}
-        tally.add(lookup, success=_nearest(places, key, but=node.peer) in found)
-    return tally
-
-
-def measure_providers(world: DhtWorld, count: int) -> Tally:
-    """Provide random keys from random honest nodes; look for each from another.
-
-    A lookup succeeds when the one true provider is among what it found.
-    """
-    tally = Tally()
-    honest = honest_nodes(world)
-    rng = world.simulation.rng
-    for _ in range(count):
-        key = b"\x12\x20" + rng.randbytes(32)
-        provider, seeker = rng.sample(honest, 2)
-        wait_for(world, partial(provider.provide, key))
-        world.simulation.run(1.0)
-        lookup, found = wait_for(world, partial(seeker.find_providers, key))
-        tally.add(lookup, success=provider.peer in found)
-    return tally
-
-
-def measure_values(world: DhtWorld, count: int, *, gets: int = 2) -> Tally:
-    """Put a value, then a newer one; get it from other nodes, `gets` times. `count` gets in all.
-
-    A get succeeds when it returns the newer value of the author, and no other of that author.
-    """
-    tally = Tally()
-    honest = honest_nodes(world)
-    rng = world.simulation.rng
-    while len(tally.asked) < count:
-        key, author = f"/lattica/{rng.getrandbits(64)}".encode(), Identity(rng.randbytes(32))
-        writer, *readers = rng.sample(honest, min(1 + gets, len(honest)))
-        for value in ("old", "new"):
-            item = writer.sign(author, key, value, sequence=1 if value == "old" else 2)
-            wait_for(world, partial(writer.put, key, item))
-        for reader in readers[: count - len(tally.asked)]:
-            lookup, reading = wait_for(world, partial(reader.get, key))
-            found = [each.value for each in reading.found(b"", author.peer_id)]
-            tally.add(lookup, success=found == ["new"])
-    return tally
-
-
-def put_values(world: DhtWorld, count: int) -> dict[bytes, PeerId]:
-    """Put as many values from random honest nodes; returns the author of each by its key."""
-    rng = world.simulation.rng
-    authors = {}
-    for number in range(count):
-        key, author = b"/lattica/%d" % number, Identity(rng.randbytes(32))
-        writer = rng.choice(honest_nodes(world))
-        wait_for(world, partial(writer.put, key, writer.sign(author, key, number)))
-        authors[key] = author.peer_id
-    return authors
-
-
-def get_values(world: DhtWorld, authors: dict[bytes, PeerId]) -> Tally:
-    """Get what `put_values` has put, each from a random honest node."""
-    tally = Tally()
-    for number, (key, author) in enumerate(authors.items()):
-        reader = world.simulation.rng.choice(honest_nodes(world))
-        lookup, reading = wait_for(world, partial(reader.get, key))
-        found = [each.value for each in reading.found(b"", author)]
-        tally.add(lookup, success=found == [number])
-    return tally
-
-
-def _nearest(places: dict[PeerId, int], key: bytes, *, but: PeerId) -> PeerId:
-    target = position(key)
-    both = heapq.nsmallest(2, places, key=lambda peer: places[peer] ^ target)
-    return both[0] if both[0] != but else both[1]
-
-
-def is_connected(world: DhtWorld) -> bool:
-    """Say whether every running node knows every other, over however many others."""
-    nodes = {node.peer: node for node in world.nodes()}
-    outwards = {peer: [each.peer for each in node.table] for peer, node in nodes.items()}
-    inwards: dict[PeerId, list[PeerId]] = {peer: [] for peer in nodes}
-    for peer, known in outwards.items():
-        for other in known:
-            if other in inwards:
-                inwards[other].append(peer)
-    return all(
-        len(_reached(next(iter(nodes)), edges, nodes)) == len(nodes)
-        for edges in (outwards, inwards)
-    )
-
-
-def _reached(
-    start: PeerId, edges: dict[PeerId, list[PeerId]], nodes: dict[PeerId, SimulatedDht]
-) -> set[PeerId]:
-    reached, frontier = {start}, [start]
-    while frontier:
-        for peer in edges[frontier.pop()]:
-            if peer not in reached and peer in nodes:
-                reached.add(peer)
-                frontier.append(peer)
-    return reached
-
-
-# What must hold.
 
 
 def join(run: Run) -> None:
@@ -259,7 +64,7 @@ def dead(run: Run) -> None:
     """Two of five nodes have died, unnoticed: 95 % of lookups and gets of old values succeed."""
     world = warm_world(run)
     values = put_values(world, LOOKUPS)
-    kill(run, world, 0.4)
+    kill(world, 0.4)
     tally = measure_lookups(world, LOOKUPS)
     tally.figures(run)
     run.check(tally.success >= 0.95, f"{tally.success:.1%} of the lookups succeed, 95 % must")

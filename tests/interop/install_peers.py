@@ -1,11 +1,12 @@
 """Set up the foreign peers that the interoperability tests talk to, under `.foreign/`.
 
-    python tests/interop/install_peers.py [go] [js] [rust] [py]
+    python tests/interop/install_peers.py [go] [js] [rust] [py] [hivemind]
 
 `go` is go-libp2p as the daemon in the wheel of `hivemind`; `js` is js-libp2p and helia from npm,
 with a node of its own; `rust` is rust-libp2p inside Gradient's Lattica, in a virtual environment of
 its own because its import name is ours; `py` is stock py-libp2p, likewise apart. Each is installed
-once; without arguments, all.
+once; without arguments, all. `hivemind`, whole and with its torch, comes only when it is named: the
+benchmark of the DHT measures it.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ JS_PEER = FOREIGN / "js" / "peer.mjs"
 JS_NODE = FOREIGN / "js" / "node_modules" / ".bin" / "node"  # newer than many a machine's own
 RUST_PYTHON = FOREIGN / "rust" / "bin" / "python"
 PY_PYTHON = FOREIGN / "py" / "bin" / "python"
+HIVEMIND_PYTHON = FOREIGN / "hivemind" / "bin" / "python"
 
 
 def install_go() -> None:
@@ -61,9 +63,15 @@ def install_py() -> None:
     _install_python(PY_PYTHON, "libp2p==0.8.1")
 
 
-def _install_python(python: Path, requirement: str) -> None:
+def install_hivemind() -> None:
+    """Install hivemind, which the benchmark of the DHT measures beside ours."""
+    _install_python(HIVEMIND_PYTHON, "torch==2.13.0", "hivemind==1.1.12")
+
+
+def _install_python(python: Path, *requirements: str) -> None:
     venv.create(python.parent.parent, with_pip=True)
-    subprocess.run([str(python), "-m", "pip", "install", "--quiet", requirement], check=True)
+    for requirement in requirements:
+        subprocess.run([str(python), "-m", "pip", "install", "--quiet", requirement], check=True)
 
 
 PEERS = {
@@ -72,11 +80,12 @@ PEERS = {
     "rust": (RUST_PYTHON, install_rust),
     "py": (PY_PYTHON, install_py),
 }
+EXTRAS = {"hivemind": (HIVEMIND_PYTHON, install_hivemind)}
 
 
 def main() -> None:
     for name in sys.argv[1:] or PEERS:
-        present, install = PEERS[name]
+        present, install = (PEERS | EXTRAS)[name]
         if present.exists() and name != "js":
             continue
         print(f"installing the {name} peer under {FOREIGN}", flush=True)  # noqa: T201  a script that talks
