@@ -29,12 +29,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lattica._catalog import Catalog
+    from lattica._deltas import Deltas
     from lattica._opened import OpenObject
     from lattica._publish import Ref
     from lattica.codec import Value
     from lattica.content import Exchange, Store, StoredObject
     from lattica.identity import PeerId
-    from lattica.models import Lineage, ManifestDelta, SignedManifest
+    from lattica.models import DeltaLink, Lineage, SignedManifest
     from lattica.results import ProgressCallback
     from lattica.transport import Mesh, Multiaddr
 
@@ -47,6 +48,7 @@ class ModelCalls:
     exchange: Exchange
     swarm: str | None
     _catalog: Catalog
+    _deltas: Deltas
     _nursery: trio.Nursery
 
     async def publish(
@@ -60,7 +62,7 @@ class ModelCalls:
         base: Sequence[Ref] = (),
         data: Sequence[Ref] = (),
         recipe: Sequence[Ref] = (),
-        deltas: Sequence[ManifestDelta] = (),
+        deltas: Sequence[DeltaLink] = (),
         meta: Mapping[str, Value] | None = None,
         progress: ProgressCallback | None = None,
         timeout: float | None = None,
@@ -112,6 +114,7 @@ class ModelCalls:
                 data=data,
                 recipe=recipe,
                 deltas=deltas,
+                between=self._deltas.between,
                 meta=meta or {},
             )
             record = await publish_name(self._catalog, self.mesh.identity, signed)

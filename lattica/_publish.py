@@ -13,8 +13,9 @@ from lattica.cid import CID, Codec
 from lattica.errors import InvalidInput, LatticaError
 from lattica.models import (
     MAX_FILES,
+    MAX_LINKS,
+    DeltaLink,
     Manifest,
-    ManifestDelta,
     ManifestFile,
     Name,
     NameRecord,
@@ -24,7 +25,7 @@ from lattica.models import (
 from lattica.results import Published
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from lattica._catalog import Catalog
     from lattica.codec import Value
@@ -68,7 +69,8 @@ async def make_manifest(
     base: Sequence[Ref],
     data: Sequence[Ref],
     recipe: Sequence[Ref],
-    deltas: Sequence[ManifestDelta],
+    deltas: Sequence[DeltaLink],
+    between: Callable[[Manifest, Sequence[ManifestFile]], Awaitable[tuple[DeltaLink, ...]]],
     meta: Mapping[str, Value],
 ) -> tuple[SignedManifest, int]:
     """Sign and keep the manifest of what is in the store, the next version of its name.
@@ -80,6 +82,7 @@ async def make_manifest(
         InvalidInput: a field that readers would refuse.
     """
     files, entries, sizes = await _contents(exchange, stored)
+    made = await between(before.manifest, files) if before is not None else ()
     table = await catalog.keep_table(f"{name.replace('/', '-')}", entries) if entries else None
     manifest = Manifest(
         name=name,
@@ -95,11 +98,12 @@ async def make_manifest(
         base=tuple(map(cid_of, base)),
         data=tuple(map(cid_of, data)),
         recipe=tuple(map(cid_of, recipe)),
-        deltas=tuple(deltas),
+        deltas=tuple(dict.fromkeys([*deltas, *made]))[:MAX_LINKS],
         meta=dict(meta),
     )
     signed = await catalog.sign(manifest)
-    return signed, await _news(catalog, before, stored, entries, sizes)
+    news = await _news(catalog, before, stored, entries, sizes)
+    return signed, min(news, _by_deltas(before, files, made))
 
 
 async def publish_name(catalog: Catalog, identity: Any, signed: SignedManifest) -> NameRecord:
@@ -169,3 +173,15 @@ async def _news(
     if not theirs or not entries:
         return stored.size
     return stored.size - sum(sizes[one.name] for one in entries if one.cid in theirs)
+
+
+def _by_deltas(
+    before: SignedManifest | None, files: Sequence[ManifestFile], made: Sequence[DeltaLink]
+) -> int:
+    """Return what a reader of the version before takes who follows the deltas from it."""
+    theirs = {file.root for file in before.manifest.files} if before is not None else set()
+    cost = 0
+    for file in files:
+        ways = [one.size for one in made if one.result == file.root and one.base in theirs]
+        cost += 0 if file.root in theirs else min(ways, default=file.size)
+    return cost

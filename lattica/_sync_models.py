@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from lattica._publish import Ref
     from lattica.codec import Value
     from lattica.identity import PeerId
-    from lattica.models import Lineage, ManifestDelta, Name, Rule, SignedManifest, Verdict
+    from lattica.models import DeltaLink, Lineage, Name, Rule, SignedManifest, Verdict
     from lattica.node import AsyncNode
     from lattica.results import ProgressCallback, Published, Stated
     from lattica.transport import Multiaddr
@@ -38,7 +38,7 @@ class BlockingModelCalls:
         base: Sequence[Ref] = (),
         data: Sequence[Ref] = (),
         recipe: Sequence[Ref] = (),
-        deltas: Sequence[ManifestDelta] = (),
+        deltas: Sequence[DeltaLink] = (),
         meta: Mapping[str, Value] | None = None,
         progress: ProgressCallback | bool | None = None,
         timeout: float | None = None,

@@ -28,6 +28,7 @@ from lattica._catalog import Catalog
 from lattica._control_server import open_control
 from lattica._cutting import cutting
 from lattica._deadline import deadline
+from lattica._deltas import Deltas, DeltaUse, ways_to
 from lattica._home import open_home
 from lattica._listen import default_addresses, remember
 from lattica._mdns import open_mdns
@@ -88,8 +89,9 @@ if TYPE_CHECKING:
     from lattica._control_server import ControlServer
     from lattica._home import Home
     from lattica.codec import Value
-    from lattica.content import Exchange, ObjectReader, Origin, StoredObject
+    from lattica.content import Exchange, FetchEvent, ObjectReader, Origin, StoredObject
     from lattica.dht import Dht, Rules
+    from lattica.models import DeltaLink
     from lattica.private_swarm import SwarmKeyFile
     from lattica.pubsub import Pubsub, Subscription
     from lattica.results import Announcement, ProgressCallback, RangeRead
@@ -100,6 +102,7 @@ logger = logging.getLogger(__name__)
 VERSION = version("lattica-mesh")
 MAX_OPEN = 256  # objects held open by `await node.open(…)`: each has streams and a cache
 _EVERYTHING = Selection()
+_DELTA_PATIENCE_S = 5.0  # without anyone who has a delta; then another way is taken
 _LOOKUP_PAUSES_S = (0.5, 1.0, 2.0, 4.0, 8.0)  # between lookups of providers; then the last again
 
 
@@ -265,6 +268,7 @@ class AsyncNode(ModelCalls):
         self.swarm = None if keys is None else keys.ring.fingerprint
         self._home = home
         self._swarms = Swarms(mesh.peer_id, pubsub, self._complete_objects, nursery)
+        self._deltas = Deltas(store, self._fetch_delta, self._root_reader)
         self._nursery, self._open_objects = nursery, 0
         self._catalog = Catalog(mesh.identity, store, dht, names, home.trust, self._root_reader)
         self._use_origin = False
@@ -346,6 +350,7 @@ class AsyncNode(ModelCalls):
         exclude: Sequence[str] = (),
         origin: str | None = None,
         chunk: str | None = None,
+        base: Path | str | None = None,
         progress: ProgressCallback | None = None,
         timeout: float | None = None,
     ) -> Share:
@@ -367,6 +372,8 @@ class AsyncNode(ModelCalls):
             chunk: how files that are no checkpoints are cut: `cdc`, at places that their content
                 chooses, so that versions of a file share what is equal in them wherever it moves;
                 or a size of leaves like `1M`.
+            base: an older version of a safetensors file. The delta from it is made and shared as
+                well, and named in the ticket: who holds that version gets this one by it.
             progress: called with `Progress` a few times a second.
             timeout: seconds for the hashing.
 
@@ -398,12 +405,15 @@ class AsyncNode(ModelCalls):
                 progress=reporter(progress, Phase.HASH, total),
             )
             stored = await trio.to_thread.run_sync(partial(self.store.add, built, name=name))
+            if base is not None:
+                await self._deltas.share(base, stored)
+            deltas = await self._deltas.links_to(stored.root)
             seconds = trio.current_time() - started
         await self._provide()
         await self._swarms.announce(stored)
         return Share(
             cid=stored.root,
-            ticket=self.ticket(stored, more),
+            ticket=self.ticket(stored, more, deltas),
             name=stored.name,
             path=stored.path,
             kind=stored.kind,
@@ -412,17 +422,23 @@ class AsyncNode(ModelCalls):
             seconds=seconds,
         )
 
-    def ticket(self, stored: StoredObject, more: Mapping[str, Value] | None = None) -> Ticket:
+    def ticket(
+        self,
+        stored: StoredObject,
+        more: Mapping[str, Value] | None = None,
+        deltas: Sequence[DeltaLink] = (),
+    ) -> Ticket:
         """Return the ticket by which others get an object from this node.
 
-        `more`: further options of it, as `origin`.
+        `more`: further options of it, as `origin`. `deltas` that lead to it are named as far as
+        there is room.
         """
         options: dict[str, Value] = {"size": stored.size, **(more or {})}
         if self.swarm is not None:
             options["swarm"] = self.swarm
         if is_plain_name(stored.name):
             options["name"] = stored.name
-        return fitting(stored.root, self.id, self.mesh.addresses, options)
+        return fitting(stored.root, self.id, self.mesh.addresses, options, deltas)
 
     async def get(
         self,
@@ -434,6 +450,7 @@ class AsyncNode(ModelCalls):
         exclude: Sequence[str] = (),
         origins: Sequence[str] = (),
         use_origin: bool = False,
+        base: Path | str | None = None,
         overwrite: bool = False,
         progress: ProgressCallback | None = None,
         timeout: float | None = None,
@@ -455,6 +472,8 @@ class AsyncNode(ModelCalls):
                 directories, or repositories in Hugging Face's cache) and http or https addresses.
             use_origin: read the origin that the ticket names, too. Who wrote the ticket then makes
                 this node ask a server of their choice, one on the local network perhaps.
+            base: an older version, or a folder of them, beside those that this node holds: where
+                the ticket names a delta from one, and that costs least, only the delta travels.
             overwrite: replace what stands at `destination`.
             progress: called with `Progress` a few times a second.
             timeout: seconds for all of it.
@@ -476,6 +495,7 @@ class AsyncNode(ModelCalls):
             Selection(tuple(include), tuple(exclude)),
             origins,
             use_origin or self._use_origin,
+            base,
         )
 
     async def cache(
@@ -516,18 +536,25 @@ class AsyncNode(ModelCalls):
         selection: Selection = _EVERYTHING,
         origins: Sequence[str] = (),
         use_origin: bool = False,
+        base: Path | str | None = None,
     ) -> Fetched:
         """Fetch to where `place` says an object of some name goes, or into the store."""
         report = FetchReporter(progress)
         with deadline(timeout, f"get {ref}", last_news=lambda: report.last_news):
             started = trio.current_time()
-            ref, _ = await self._content_of(ref, peers)
+            ref, signed = await self._content_of(ref, peers)
             cid, known = await self._known(ref, peers)
             _, ticket = read_reference(ref)
             name = ticket.name if ticket else None
             name = name or self._swarms.heard.name_of(cid) or str(cid)
             path = None if place is None else await trio.to_thread.run_sync(place, name)
             told = (ticket.origin,) if use_origin and ticket and ticket.origin else ()
+            use = DeltaUse()
+            if path is not None and not selection:
+                files, links = ways_to(cid, ticket, signed)
+                use = await self._deltas.take(
+                    cid, path, files, links, base=base, known=known, overwrite=overwrite
+                )
             async with open_origins([*origins, *told]) as opened:
                 fetched = await self._fetch(
                     cid, path, name, known, report, overwrite, pin, selection, opened
@@ -542,11 +569,12 @@ class AsyncNode(ModelCalls):
             name=fetched.stored.name,
             kind=fetched.stored.kind,
             size=fetched.stored.size,
-            received_bytes=fetched.received_bytes,
+            received_bytes=fetched.received_bytes + use.received_bytes,
             seconds=seconds,
             sources=tuple(Source(peer, count) for peer, count in fetched.sources.items()),
             bad_leaves=len(fetched.bad_leaves),
-            wire_bytes=fetched.wire_bytes,
+            wire_bytes=fetched.wire_bytes + use.received_bytes,
+            deltas=tuple(use.chain),
         )
 
     async def preview(
@@ -877,6 +905,24 @@ class AsyncNode(ModelCalls):
                     origins=origins,
                     progress=report,
                 )
+        raise AssertionError  # nothing in there swallows an error
+
+    async def _fetch_delta(
+        self,
+        root: CID,
+        name: str,
+        known: Sequence[PeerInfo],
+        progress: Callable[[FetchEvent], object],
+    ) -> content.Fetched:
+        async with self._lookup(root, FetchReporter(None)) as found:
+            return await self.exchange.fetch_to_store(
+                root,
+                providers=known,
+                more=found,
+                name=name,
+                patience=_DELTA_PATIENCE_S,
+                progress=progress,
+            )
         raise AssertionError  # nothing in there swallows an error
 
     @asynccontextmanager

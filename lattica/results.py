@@ -122,6 +122,7 @@ class Fetched(Result):
     wire_bytes: int  # what `received_bytes` took; less where it came compressed
     part_of: CID | None = None  # the directory that it is a selection of
     origin_bytes: int = 0  # what of `received_bytes` came from an origin, no peer
+    deltas: tuple[CID, ...] = ()  # that led to it from a version that was here, in order
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from lattica._base import base32_decode, base32_encode
 from lattica.cid import CID
 from lattica.errors import CodecError, InvalidInput
 from lattica.identity import PeerId
+from lattica.models import DeltaLink
 from lattica.transport import Multiaddr, UnknownAddressProtocol
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ PREFIX = "lattica:"
 VERSION = 1
 MAX_TEXT = 2048  # characters, prefix included: a line that still fits a QR code and a chat message
 MAX_ADDRESSES = 16
+MAX_DELTAS = 8
 MAX_NAME = 255  # bytes of UTF-8: what common file systems take for one name
 _SWARM = re.compile("[a-z2-7]{26}")
 _CHECK_SIZE = 4  # bytes of BLAKE3: catches what hands and mailers do to a line
@@ -91,6 +93,7 @@ class Ticket:
             raise TicketError(TicketFault.OPTION, "`name` is not a plain file name")
         if size is not None and not (type(size) is int and 0 <= size < 1 << 63):
             raise TicketError(TicketFault.OPTION, "`size` is not a number of bytes")
+        _read_deltas(self.options.get("deltas"))
 
     @property
     def name(self) -> str | None:
@@ -119,6 +122,11 @@ class Ticket:
         origin = self.options.get("origin")
         usable = isinstance(origin, str) and origin.startswith(("http://", "https://"))
         return origin if isinstance(origin, str) and usable else None
+
+    @property
+    def deltas(self) -> tuple[DeltaLink, ...]:
+        """Deltas that lead to the object, or to versions before it."""
+        return _read_deltas(self.options.get("deltas"))
 
     @classmethod
     def parse(cls, text: str) -> Ticket:
@@ -158,19 +166,56 @@ class Ticket:
 
 
 def fitting(
-    root: CID, peer: PeerId, addresses: Sequence[Multiaddr], options: Mapping[str, codec.Value]
+    root: CID,
+    peer: PeerId,
+    addresses: Sequence[Multiaddr],
+    options: Mapping[str, codec.Value],
+    deltas: Sequence[DeltaLink] = (),
 ) -> Ticket:
-    """Return the ticket with as many of `addresses`, best first, as there is room for."""
+    """Return the ticket with as many of `addresses`, best first, as there is room for.
+
+    Of `deltas` it names the first ones that fit beside all of those.
+    """
     kept = tuple(addresses[:MAX_ADDRESSES])
-    while kept:
-        ticket = Ticket(root, peer, kept, options)
-        try:
-            str(ticket)
-        except TicketError:
-            kept = kept[:-1]
-        else:
+    for count in range(min(len(deltas), MAX_DELTAS), 0, -1):
+        ticket = Ticket(root, peer, kept, {**options, "deltas": write_deltas(deltas[:count])})
+        if _fits(ticket):
             return ticket
-    return Ticket(root, peer, (), options)
+    while kept and not _fits(Ticket(root, peer, kept, options)):
+        kept = kept[:-1]
+    return Ticket(root, peer, kept, options)
+
+
+def _fits(ticket: Ticket) -> bool:
+    try:
+        str(ticket)
+    except TicketError:
+        return False
+    return True
+
+
+def write_deltas(links: Sequence[DeltaLink]) -> codec.Value:
+    """Return deltas as the option `deltas`."""
+    return [[bytes(link.base), bytes(link.result), bytes(link.delta), link.size] for link in links]
+
+
+def _read_deltas(value: codec.Value) -> tuple[DeltaLink, ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, list) or len(value) > MAX_DELTAS:
+        raise TicketError(TicketFault.OPTION, f"`deltas` is not a list of at most {MAX_DELTAS}")
+    found = []
+    for entry in value:
+        match entry:
+            case [bytes(base), bytes(result), bytes(delta), int(size)] if 0 <= size < 1 << 63:
+                try:
+                    cids = [CID.from_bytes(cid) for cid in (base, result, delta)]
+                except CodecError as error:
+                    raise TicketError(TicketFault.OPTION, f"`deltas`: {error}") from None
+                found.append(DeltaLink(cids[0], cids[1], cids[2], size))
+            case _:
+                raise TicketError(TicketFault.OPTION, "an entry of `deltas` is no delta")
+    return tuple(found)
 
 
 def is_plain_name(name: str) -> bool:

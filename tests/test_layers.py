@@ -36,6 +36,7 @@ NODE = {
     "_dht_requests",
     "_dht_sync",
     "_deadline",
+    "_deltas",
     "_home",
     "_listen",
     "_mdns",

@@ -22,6 +22,7 @@ from ._dht import dht
 from ._index import write_index
 from ._options import (
     AnnounceOption,
+    BaseOption,
     BootstrapOption,
     CompressOption,
     DhtProtocolOption,
@@ -194,6 +195,7 @@ def share(
         ),
     ] = "refuse",
     include: IncludeOption = None,
+    base: BaseOption = None,
     exclude: ExcludeOption = None,
     origin: Annotated[
         str | None,
@@ -251,6 +253,7 @@ def share(
             "follow_symlinks": follow_symlinks,
             "symlinks": symlinks,
             "include": list(include or ()),
+            "base": None if base is None else str(base.absolute()),
             "exclude": list(exclude or ()),
             "origin": origin,
         }
@@ -295,6 +298,7 @@ def get(
         typer.Option("--from", metavar="ADDR", help="Ask this peer, too (repeatable)."),
     ] = None,
     include: IncludeOption = None,
+    base: BaseOption = None,
     exclude: ExcludeOption = None,
     origin: Annotated[
         list[str] | None,
@@ -379,6 +383,7 @@ def get(
             "ref": ref,
             "peers": list(from_peer or ()),
             "include": list(include or ()),
+            "base": None if base is None else str(base.absolute()),
             "exclude": list(exclude or ()),
             "timeout": timeout,
         }

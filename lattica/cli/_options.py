@@ -80,6 +80,12 @@ MaxDownOption = Annotated[
     str | None,
     typer.Option("--max-down", metavar="RATE", help="Fetch at most so much a second: 5M."),
 ]
+BaseOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--base", metavar="PATH", help="An older version: only the delta from it travels."
+    ),
+]
 SwarmOption = Annotated[
     str | None, typer.Option("--swarm", metavar="NAME", help="Whose announcements to hear.")
 ]

@@ -73,7 +73,9 @@ def fetched(output: Output, result: dict[str, Any]) -> None:
     kept = result["size"] - received
     packed = f" as {size(wire)}" if (wire := result["wire_bytes"]) < received else ""
     parts = [f"{size(received)} received{packed}{rate}"]
-    if kept > 0:
+    if result["deltas"] and kept > 0:
+        parts.append(f"saved {100 * kept / result['size']:.1f} % by deltas")
+    elif kept > 0:
         parts.append(f"{size(kept)} were here already")
     sources = result["sources"]
     if len(sources) > 1:

@@ -35,7 +35,7 @@ from ._dag import (
     TreeBuilder as TreeBuilder,
     leaf_size as leaf_size,
 )
-from ._download import Download as Download
+from ._download import Download as Download, part_path as part_path
 from ._events import (
     BadLeaf as BadLeaf,
     DiskFull as DiskFull,

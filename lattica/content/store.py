@@ -345,6 +345,15 @@ class Store:
                 return Availability(file.leaf_count, True, _full_bitmap(file.leaf_count))
         return None
 
+    def file_of(self, root: CID) -> Path | None:
+        """Return where a file with this root is, as an object or in one, as far as is known."""
+        for file in self._index.files_of_root(root):
+            source = file.source
+            changed = source.changed or source.id in self._sources.changed
+            if source.download is None and not changed:
+                return source.path
+        return None
+
     # downloads
 
     def cache_path(self, root: CID) -> Path:

@@ -20,9 +20,9 @@ from ._files import cut_file as cut_file, read_header as read_header
 from ._lineage import Ancestor as Ancestor, Lineage as Lineage
 from ._manifest import (
     MAX_FILES as MAX_FILES,
+    MAX_LINKS as MAX_LINKS,
     MAX_TABLE as MAX_TABLE,
     Manifest as Manifest,
-    ManifestDelta as ManifestDelta,
     ManifestError as ManifestError,
     ManifestFile as ManifestFile,
     SignedManifest as SignedManifest,

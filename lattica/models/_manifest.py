@@ -16,6 +16,7 @@ from lattica import codec
 from lattica.cid import CID, Codec
 from lattica.errors import CodecError, InvalidInput
 
+from ._delta_plan import DeltaLink
 from ._signing import MAX_TIME, read_signed, sign
 
 if TYPE_CHECKING:
@@ -56,19 +57,6 @@ class ManifestFile:
 
 
 @dataclass(frozen=True, slots=True)
-class ManifestDelta:
-    """A delta to this version: from the file `base`, in the file `delta` of `size` bytes.
-
-    `result` is the file that comes of it, one of this version's (spec/delta.md).
-    """
-
-    base: CID
-    result: CID
-    delta: CID
-    size: int
-
-
-@dataclass(frozen=True, slots=True)
 class Manifest:
     """What a publisher says of one version.
 
@@ -104,7 +92,7 @@ class Manifest:
     base: tuple[CID, ...] = ()
     data: tuple[CID, ...] = ()
     recipe: tuple[CID, ...] = ()
-    deltas: tuple[ManifestDelta, ...] = ()
+    deltas: tuple[DeltaLink, ...] = ()
     meta: Mapping[str, Value] = field(default_factory=dict)
     extra: Mapping[str, Value] = field(default_factory=dict)
 
@@ -218,7 +206,7 @@ def _plain(value: Any) -> Value:
     match value:
         case CID():
             return bytes(value)
-        case ManifestFile() | ManifestDelta():
+        case ManifestFile() | DeltaLink():
             return [_plain(getattr(value, one.name)) for one in fields(value)]
         case tuple():
             return [_plain(item) for item in value]
@@ -326,13 +314,13 @@ def _path(path: str) -> str:
     return path
 
 
-def _deltas(value: Value) -> tuple[ManifestDelta, ...]:
+def _deltas(value: Value) -> tuple[DeltaLink, ...]:
     found = []
     for one in _list(value, MAX_LINKS):
         match one:
             case [base, result, delta, size]:
                 size = _integer(size, 0, _MAX_SIZE)
-                found.append(ManifestDelta(_content(base), _content(result), _content(delta), size))
+                found.append(DeltaLink(_content(base), _content(result), _content(delta), size))
             case _:
                 raise CodecError("a delta is an array of base, result, delta and size")
     return tuple(found)
