@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from lattica.errors import Unreachable
-from lattica.transport import PeerInfo
+from lattica.transport import PeerInfo, ip_group
 
 from ._messages import MAX_MESSAGE, Message, MessageError, MessageType, Peer, decode, encode, frame
 from ._reach import leads_there
@@ -117,11 +117,17 @@ class Requester:
             for batch in _batches((*before, frame(encode(request)))):
                 await stream.send_all(batch)
             answer = _read(await stream.receive_message(MAX_MESSAGE), request, stream)
+            self._note_names(answer, stream.connection.remote_address)
         except BaseException:
             stream.reset()
             raise
         self._put_back(stream)
         return Reply(answer, stream.connection.remote_address)
+
+    def _note_names(self, answer: Message, where: Multiaddr) -> None:
+        if ip_group(where) is not None:
+            for each in (*answer.closer, *answer.providers):
+                self._mesh.book.distrust(each.info.addresses)
 
     def _take(self, peer: PeerId) -> Stream | None:
         streams = self._idle_of.get(peer)

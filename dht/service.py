@@ -1,7 +1,8 @@
 """One node of the DHT: what programs ask of it, and what other peers do (spec/dht.md).
 
 The rules live in pure modules: `_table` whom we know, `_lookup` whom to ask, `_providers` who has
-what, `_answers` what we tell others, `_bootstrap` when to try again, `_messages` the wire. The
+what, `_answers` what we tell others, `_bootstrap` when to try again, `_mode` whether
+we serve (`_role` then does), `_contacts` who is remembered, `_messages` the wire. The
 modules that wait are `_requests` and `_client` (asking peers), `_announcer` (telling them what we
 have), `_upkeep` (keeping company), `_search` (handing out what was found) and this one, where they
 meet. Values are the matter of `_records` (entries and their signatures), `_namespaces` (which are
@@ -12,7 +13,6 @@ nursery, which ends with the block of `open_dht`.
 
 from __future__ import annotations
 
-import logging
 import random
 import time
 from collections import Counter
@@ -24,7 +24,7 @@ import trio
 
 from lattica._nursery import private_nursery
 from lattica.errors import InvalidInput, LimitExceeded
-from lattica.transport import PeerConnected, PeerInfo, ip_group
+from lattica.transport import PeerInfo, ip_group
 
 from ._announcer import Announcer
 from ._answers import Responder
@@ -36,11 +36,11 @@ from ._crawler import crawl
 from ._keeper import Keeper
 from ._keys import K
 from ._messages import MAX_KEY, MAX_MESSAGE, Message, MessageType, decode, encode
-from ._mode import Evidence, Mode
 from ._namespaces import Namespaces, Rules
 from ._persist import Persistence
 from ._providers import MAX_PROVIDER_KEY, PROVIDER_SECONDS, ProviderStore, ProvideSchedule
 from ._results import Result
+from ._role import Role
 from ._search import Findings, ProviderSearch
 from ._table import Contact, RoutingTable
 from ._upkeep import Upkeep
@@ -52,12 +52,10 @@ if TYPE_CHECKING:
 
     from lattica.codec import Value
     from lattica.identity import PeerId
-    from lattica.transport import Connection, Mesh, MeshEvent, Multiaddr, Stream
+    from lattica.transport import Mesh, Multiaddr, Stream
 
     from ._bootstrap import BootstrapStatus
     from ._results import CrawlResult, GetResult, PutResult
-
-_log = logging.getLogger(__name__)
 
 DEFAULT_PROTOCOL = "/lattica/kad/1.0.0"
 SERVED_STREAMS_PER_PEER = 16
@@ -138,8 +136,7 @@ class Dht:
         rng: random.Random,
     ) -> None:
         self.protocol = protocol
-        self._fixed_mode, self._is_served = server, False
-        self._mode = Mode(listens=bool(mesh.listen_addresses))
+        self._role = Role(mesh, protocol, fixed=server, serve=self._serve)
         self._mesh, self._nursery, self._rng = mesh, nursery, rng
         self._table = RoutingTable(mesh.peer_id)
         self._store, self._schedule = ProviderStore(), ProvideSchedule()
@@ -191,7 +188,7 @@ class Dht:
     @property
     def server(self) -> bool:
         """Whether we answer others, and so stand in their tables."""
-        return self._mode.is_server if self._fixed_mode is None else self._fixed_mode
+        return self._role.is_server
 
     # What programs ask.
 
@@ -399,7 +396,7 @@ class Dht:
         return DhtStatus(
             protocol=self.protocol,
             server=self.server,
-            server_why=self._mode.why if self._fixed_mode is None else "it was told so",
+            server_why=self._role.why,
             peers=len(self._table),
             bucket_sizes=self._table.bucket_sizes(),
             joined=self._upkeep.joined.is_set(),
@@ -443,40 +440,7 @@ class Dht:
             self._schedule.add(key, now=trio.current_time())
         return keys
 
-    # What others ask, if we are a server.
-
-    def _serve_or_not(self) -> None:
-        """Do as the mode says. The mesh tells those who are connected of a change."""
-        if self.server != self._is_served:
-            self._is_served = self.server
-            if self._is_served:
-                self._mesh.handle(self.protocol, self._serve)
-            else:
-                self._mesh.unhandle(self.protocol)
-
-    async def _follow_reach(self, events: trio.MemoryReceiveChannel[MeshEvent]) -> None:
-        while True:
-            event: MeshEvent | None = None
-            with trio.move_on_at(self._mode.next_look()):
-                event = await events.receive()
-            now = trio.current_time()
-            if isinstance(event, PeerConnected) and _is_visit(event.connection):
-                self._mode.note_visit(now)
-            if self._mode.choose(self._evidence(), now=now):
-                role = "server" if self._mode.is_server else "client"
-                _log.info("this node is a %s of the DHT from now on: %s", role, self._mode.why)
-                self._serve_or_not()
-
-    def _evidence(self) -> Evidence:
-        mesh = self._mesh
-        peers = (ip_group(connection.remote_address) for connection in mesh.connections())
-        return Evidence(
-            listens=bool(mesh.listen_addresses),
-            announces_public=any(ip_group(address) is not None for address in mesh.announced),
-            public_peers=any(group is not None for group in peers),
-            public_ips=mesh.public_ips,
-            interface_ips=mesh.interface_ips,
-        )
+    # What others ask, while we are a server.
 
     async def _serve(self, stream: Stream) -> None:
         """Answer the requests on one inbound stream until the peer ends it or falls silent."""
@@ -543,6 +507,9 @@ class _MeshDirectory:
 
     def learn(self, peer: PeerId, addresses: Sequence[Multiaddr]) -> None:
         """Remember addresses for as long as the provider record that brought them."""
+        connection = self._mesh.connected(peer)
+        if connection is None or ip_group(connection.remote_address) is not None:
+            self._mesh.book.distrust(addresses)
         self._mesh.book.add(peer, addresses, now=trio.current_time(), ttl=PROVIDER_SECONDS)
 
 
@@ -578,7 +545,7 @@ async def open_dht(
     """
     if rng is None:
         rng = random.Random()
-    async with mesh.events() as events, mesh.events() as more, private_nursery() as nursery:
+    async with mesh.events() as events, private_nursery() as nursery:
         dht = Dht(
             mesh,
             nursery,
@@ -595,37 +562,23 @@ async def open_dht(
             await dht._persistence.load()
             dht._values.resume()
             await nursery.start(dht._persistence.run)
-        dht._serve_or_not()
+        dht._role.take_up()
         mesh.book.protect(dht._table.__contains__)  # a contact is worth nothing without addresses
         try:
             nursery.start_soon(dht._upkeep.run, events)
             nursery.start_soon(dht._client.run)
             nursery.start_soon(dht._announcer.run)
             nursery.start_soon(dht._announcer.watch)
-            if server is None:
-                nursery.start_soon(dht._follow_reach, more)
+            nursery.start_soon(dht._role.run)
             nursery.start_soon(dht._values.run)
             yield dht
         finally:
-            if dht._is_served:
-                mesh.unhandle(protocol)
+            dht._role.lay_down()
             mesh.book.unprotect(dht._table.__contains__)
             dht._closed = True
             dht._upkeep.save()
             dht._client.close()
             nursery.cancel_scope.cancel()
-
-
-def _is_visit(connection: Connection) -> bool:
-    """Say whether somebody on the internet has come to us, not through a relay."""
-    where = connection.remote_address
-    return (
-        connection.inbound and where.ip is not None and where.ip.is_global and not _relayed(where)
-    )
-
-
-def _relayed(address: Multiaddr) -> bool:
-    return any(name == "p2p-circuit" for name, _ in address.parts)
 
 
 def _bytes(name: str | bytes) -> bytes:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from .multiaddr import Multiaddr
 
+_MAX_DISTRUSTED = 8192
+
 
 @dataclass(frozen=True, slots=True)
 class PeerInfo:
@@ -49,6 +51,7 @@ class AddressBook:
         self._max_hearsay = max(1, peers // 4)
         self._entries: dict[PeerId, _Entry] = {}  # in the order in which we heard of them
         self._hearsay: dict[PeerId, dict[Multiaddr, float]] = {}  # likewise
+        self._distrusted: dict[Multiaddr, None] = {}  # names; the latest at the end
         self._protectors: list[Callable[[PeerId], bool]] = []
         self._kept: set[PeerId] = set()
         self._now = 0.0
@@ -86,6 +89,23 @@ class AddressBook:
         self._drop_expired(peer, known)
         while len(known) > self._max_addresses:
             del known[min(known, key=known.__getitem__)]
+
+    def distrust(self, addresses: Iterable[Multiaddr]) -> None:
+        """Note that somebody on the internet told these: names among them may lead anywhere.
+
+        They are dialled only where they lead back to the internet, and not to machines around us
+        that are closed to whoever told them.
+        """
+        for address in addresses:
+            if address.is_name:
+                self._distrusted.pop(address, None)
+                self._distrusted[address] = None
+        while len(self._distrusted) > _MAX_DISTRUSTED:
+            del self._distrusted[next(iter(self._distrusted))]
+
+    def is_distrusted(self, address: Multiaddr) -> bool:
+        """Say whether `address` is a name that somebody on the internet told."""
+        return address in self._distrusted
 
     def addresses(self, peer: PeerId, *, hearsay: bool = True) -> list[Multiaddr]:
         """Return where `peer` may be reached: where it was last, then its own word, then others'.

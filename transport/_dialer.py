@@ -20,6 +20,7 @@ from lattica.errors import DeadlineExceeded, LatticaError, Unreachable
 from ._book import bare_address
 from ._channel import PeerIdMismatch
 from ._dial import Attempt, DialError, MeshClosed, Plan, SelfDial, plan_dial
+from ._links import NameTransport
 from ._membership import SwarmKeyMismatch
 from ._race import AllFailed, race
 from ._upgrade import Upgraded, upgrade
@@ -108,7 +109,7 @@ class Dialer(Generic[_C]):
             raise DialError(str(address), plan.skipped, peer=peer)
         ((bare, transport),) = plan.steps
         try:
-            upgraded = await self._attempt(bare, transport, peer)
+            upgraded = await self._attempt(bare, transport, peer, trusted=True)
         except (PeerIdMismatch, SelfDial, SwarmKeyMismatch):
             raise
         except LatticaError as error:
@@ -195,11 +196,16 @@ class Dialer(Generic[_C]):
         )
 
     async def _attempt(
-        self, address: Multiaddr, transport: Transport, peer: PeerId | None
+        self,
+        address: Multiaddr,
+        transport: Transport,
+        peer: PeerId | None,
+        *,
+        trusted: bool = False,
     ) -> Upgraded:
         try:
             async with self._attempts:
-                link = await self._open_link(address, transport)
+                link = await self._open_link(address, transport, trusted=trusted)
                 upgraded = await self._upgrade(link, peer)
         except LatticaError:
             raise
@@ -215,10 +221,16 @@ class Dialer(Generic[_C]):
             raise SelfDial(f"{address} is this node itself")
         return upgraded
 
-    async def _open_link(self, address: Multiaddr, transport: Transport) -> RawLink:
+    async def _open_link(
+        self, address: Multiaddr, transport: Transport, *, trusted: bool
+    ) -> RawLink:
         timeout = self._limits.connect_timeout_s
+        dial = transport.dial
+        is_distrusted = not trusted and self._book.is_distrusted(address)
+        if is_distrusted and isinstance(transport, NameTransport):
+            dial = transport.dial_public
         with trio.move_on_after(timeout):
-            return await transport.dial(address)
+            return await dial(address)
         raise DeadlineExceeded(f"no connection within {timeout:g} s")
 
     async def _upgrade(self, link: RawLink, peer: PeerId | None) -> Upgraded:

@@ -17,7 +17,7 @@ Two rules keep the byte path fast and sound, and every implementation holds them
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -106,6 +106,14 @@ class Transport(Protocol):
         Raises:
             InvalidInput: the address cannot be bound.
         """
+
+
+@runtime_checkable
+class NameTransport(Transport, Protocol):
+    """A transport that resolves names, and so can be led where it should not go."""
+
+    async def dial_public(self, address: Multiaddr) -> RawLink:
+        """Open a link as `dial`, but where a name leads to on the internet only."""
 
 
 class SecureChannel(Protocol):

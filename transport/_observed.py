@@ -12,6 +12,7 @@ announced, as what one of these two:
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -70,14 +71,13 @@ class ObservedAddresses:
 
     def public_ips(self) -> dict[IPAddress, int]:
         """Return how many networks see us at each public IP address, the best witnessed first."""
-        groups: dict[IPAddress, set[bytes]] = {}
+        groups: dict[IPAddress, set[bytes | None]] = {}
         for address, reports in self._witnesses.items():
-            ip = address.ip
-            if ip is None or not ip.is_global or _is_relayed(address):
-                continue
-            seen_by = (report.group for report in reports.values())
-            groups.setdefault(ip, set()).update(group for group in seen_by if group is not None)
-        found = {ip: len(seen_by) for ip, seen_by in groups.items() if seen_by}
+            seen_by = {report.group for report in reports.values()} - {None}
+            ip = _public_ip(address) if seen_by else None
+            if ip is not None:
+                groups.setdefault(ip, set()).update(seen_by)
+        found = {ip: len(seen_by) for ip, seen_by in groups.items()}
         return dict(sorted(found.items(), key=lambda entry: -entry[1]))
 
     def confirmed(self, bound: Iterable[Multiaddr]) -> list[Multiaddr]:
@@ -115,6 +115,12 @@ def agreed_ips(public_ips: Mapping[IPAddress, int]) -> list[IPAddress]:
             if count >= AGREEING_GROUPS and 2 * count > sum(counts.values())
         ]
     return found
+
+
+@functools.lru_cache(maxsize=1024)  # each answer of identify has us look at all of them
+def _public_ip(address: Multiaddr) -> IPAddress | None:
+    ip = address.ip
+    return ip if ip is not None and ip.is_global and not _is_relayed(address) else None
 
 
 def _is_relayed(address: Multiaddr) -> bool:

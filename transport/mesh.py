@@ -29,6 +29,7 @@ from ._connections import ConnectionTable
 from ._dial import MeshClosed, SelfDial
 from ._dialer import Dialer
 from ._events import Broadcast, PeerConnected, PeerDisconnected, PeerIdentified
+from ._groups import ip_group
 from ._inbound import Inbound
 from ._interfaces import expand
 from ._observed import ObservedAddresses
@@ -435,6 +436,8 @@ class Mesh:
         peer = connection.peer
         if connection.closing:
             return
+        if ip_group(connection.remote_address) is not None:
+            self.book.distrust(info.addresses)
         self.book.add(peer, info.addresses, now=trio.current_time(), ttl=_IDENTIFIED_TTL_S)
         self.book.set_identified(
             peer,

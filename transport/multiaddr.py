@@ -126,6 +126,11 @@ class Multiaddr:
         return ipaddress.ip_address(value) if name in ("ip4", "ip6") else None
 
     @property
+    def is_name(self) -> bool:
+        """True where it starts with a name, which may lead anywhere, and elsewhere tomorrow."""
+        return self.parts[0][0] in ("dns", "dns4", "dns6", "dnsaddr")
+
+    @property
     def is_loopback(self) -> bool:
         """True where it leads back to this machine."""
         name, value = self.parts[0]

@@ -209,6 +209,13 @@ class TcpTransport:
 
     async def dial(self, address: Multiaddr) -> TcpLink:
         """Connect. Cancelled, nothing is left open. Raises ConnectFailed, NameNotFound."""
+        return await self._dial(address, public=False)
+
+    async def dial_public(self, address: Multiaddr) -> TcpLink:
+        """Connect as `dial`, but where a name leads to on the internet only."""
+        return await self._dial(address, public=True)
+
+    async def _dial(self, address: Multiaddr, *, public: bool) -> TcpLink:
         endpoint = _endpoint(address)
         if endpoint is None or not self.can_dial(address):
             raise ConnectFailed(f"{address} is not a TCP address", hint=InvalidInput.hint)
@@ -216,6 +223,11 @@ class TcpTransport:
         if kind in ("ip4", "ip6"):
             return await _connect(_FAMILIES[kind], (host, port))
         found = await self._resolve(_FAMILIES[kind], host, port)
+        if public:
+            found = [entry for entry in found if ipaddress.ip_address(entry[1][0]).is_global]
+            if not found:
+                hint = "whoever gave this name is on the internet, where it should lead as well"
+                raise ConnectFailed(f"{host} leads to no public address", hint=hint)
         attempts: list[Callable[[], Awaitable[TcpLink]]] = [
             functools.partial(_connect, family, place) for family, place in found
         ]

@@ -14,6 +14,7 @@ import trio
 import trio.testing
 
 from lattica import _varint
+from lattica.dht._candidates import HEARSAY
 from lattica.dht._client import LOOKUPS
 from lattica.dht._keys import position, shared_bits
 from lattica.dht._lookup import Lookup
@@ -29,7 +30,15 @@ from lattica.dht._messages import (
 from lattica.dht._requests import IDLE_SECONDS, IDLE_STREAMS_PER_PEER
 from lattica.dht.service import SEND_SECONDS, SERVED_IDLE_SECONDS, SERVED_STREAMS_PER_PEER
 from lattica.identity import PeerId
-from lattica.transport import Mesh, Multiaddr, PeerInfo, Stream, StreamReset, open_mesh
+from lattica.transport import (
+    Mesh,
+    Multiaddr,
+    PeerInfo,
+    RawLink,
+    Stream,
+    StreamReset,
+    open_mesh,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -392,6 +401,37 @@ async def test_invented_peers_and_providers_do_not_hide_the_real_ones(
             liar.peer_id,
             *(node.peer for node in nodes[:4]),
         }
+
+
+async def test_one_hostile_answer_makes_a_node_dial_a_handful_of_addresses(
+    autojump_clock: MockClock, swarm: Swarm
+) -> None:
+    """However many peers it names: each would be a knock at somebody's door."""
+    rng, knocks = random.Random(1), list[Multiaddr]()
+    named = tuple(
+        Peer(PeerInfo(PeerId(b"\x12\x20" + rng.randbytes(32)), (Multiaddr.parse(f"/memory/{n}"),)))
+        for n in range(1, 31)
+    )
+
+    async def lie(stream: Stream) -> None:
+        while (data := await stream.receive_message(MAX_MESSAGE)) is not None:
+            request = decode(data)
+            await stream.send_message(encode(Message(request.type, request.key, closer=named)))
+
+    nodes = await swarm.start_many(4)
+    async with open_answerer(swarm, lie) as liar:
+        await liar.connect(nodes[1].peer, nodes[1].mesh.addresses)
+        await trio.sleep(30.0)
+        transport = nodes[1].mesh._transports[0]
+        dial = transport.dial
+
+        async def note(address: Multiaddr) -> RawLink:
+            knocks.append(address)
+            return await dial(address)
+
+        transport.dial = note  # type: ignore[method-assign]
+        assert len(await nodes[1].dht.closest_peers(KEY)) == 4
+    assert 0 < len(knocks) <= HEARSAY
 
 
 async def test_a_liar_cannot_put_wrong_addresses_in_the_place_of_right_ones(

@@ -12,7 +12,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from lattica._nursery import private_nursery
-from lattica.errors import DeadlineExceeded, InvalidInput, Refused
+from lattica.errors import DeadlineExceeded, InvalidInput, Refused, Unreachable
 from lattica.testing import open_memory_meshes, sample_identity
 from lattica.transport import (
     AddressInUse,
@@ -400,6 +400,21 @@ async def test_listening_everywhere_announces_each_interface() -> None:
         assert not any(address.is_unspecified for address in mesh.addresses)
         async with open_mesh(sample_identity(1)) as other:
             await other.connect(mesh.peer_id, mesh.addresses)
+
+
+async def test_names_that_somebody_on_the_internet_told_lead_nobody_into_our_network() -> None:
+    async with (
+        open_mesh(sample_identity(0), listen=[LOOPBACK]) as mesh,
+        open_mesh(sample_identity(1)) as other,
+    ):
+        port = mesh.listen_addresses[0].parts[1]
+        name = Multiaddr((("dns4", "localhost"), port))
+        other.book.distrust([name, mesh.listen_addresses[0]])
+        with pytest.raises(Unreachable, match="leads to no public address"):
+            await other.connect(mesh.peer_id, [name])
+        await other.dial(name)  # but whoever runs this node may say so
+        await other.disconnect(mesh.peer_id)
+        await other.connect(mesh.peer_id, mesh.addresses)
 
 
 async def test_many_connections_leave_nothing_behind(network: MemoryNetwork) -> None:

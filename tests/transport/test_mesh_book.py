@@ -173,3 +173,12 @@ def test_success_is_worth_noting_for_a_peer_not_heard_of_before(known: int) -> N
     book.add(stranger, [address(9)] * known, now=0, ttl=5)
     book.note_success(stranger, address(1), now=1, ttl=10)
     assert book.addresses(stranger)[0] == address(1)
+
+
+def test_only_names_are_distrusted_and_only_so_many_are_remembered() -> None:
+    book = AddressBook()
+    names = [Multiaddr.parse(f"/dns4/n{number}.example/tcp/1") for number in range(9000)]
+    book.distrust([address(1), *names])
+    assert not book.is_distrusted(address(1))
+    assert book.is_distrusted(names[-1])
+    assert len(book._distrusted) == 8192

@@ -256,6 +256,20 @@ async def test_each_address_of_a_name_is_tried(monkeypatch: pytest.MonkeyPatch) 
         await TcpTransport().dial(Multiaddr.parse(f"/dns/once.example/tcp/{port}"))
 
 
+async def test_a_name_that_a_stranger_told_leads_to_the_internet_or_nowhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    listener = await TcpTransport().listen(LOOPBACK)
+    port = listener.addresses[0].parts[1][1]
+    monkeypatch.setattr(socket, "getaddrinfo", fake_getaddrinfo)
+    address = Multiaddr.parse(f"/dns4/twice.example/tcp/{port}")
+    with pytest.raises(ConnectFailed, match=r"twice\.example leads to no public address"):
+        await TcpTransport().dial_public(address)
+    with pytest.raises(trio.TooSlowError), trio.fail_after(0.1):
+        await listener.accept()  # nobody has knocked
+    listener.close()
+
+
 async def test_names_that_nobody_answers_for_hold_up_no_other_threads(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
