@@ -178,7 +178,11 @@ async def _ping(node: AsyncNode, params: _Params, _progress: ProgressCallback) -
 
 async def _ls(node: AsyncNode, _params: _Params, _progress: ProgressCallback) -> Json:
     # A store of thousands takes its time, which the connections must not wait for.
-    return await trio.to_thread.run_sync(lambda: [item.to_json() for item in node.objects()])
+    def listing() -> Json:
+        node.store.look()  # a file may have been moved, or written to, since it was read last
+        return [item.to_json() for item in node.objects()]
+
+    return await trio.to_thread.run_sync(listing)
 
 
 async def _swarm(node: AsyncNode, _params: _Params, _progress: ProgressCallback) -> Json:

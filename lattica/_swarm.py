@@ -77,7 +77,7 @@ class Swarms:
     async def _repeat(self, name: str) -> None:
         pause_s = _REPEAT_FIRST_S
         while True:
-            for stored in self._shared()[-_MAX_AT_ONCE:]:
+            for stored in (await trio.to_thread.run_sync(self._shared))[-_MAX_AT_ONCE:]:
                 await self._publish(name, stored)
             await trio.sleep(pause_s)
             pause_s = min(2 * pause_s, _REPEAT_S)

@@ -853,6 +853,8 @@ class AsyncNode(ModelCalls):
         return stored
 
     def _complete_objects(self) -> list[StoredObject]:
+        """*Slow.* Return what is here whole, and as it was."""
+        self.store.look()
         return [item for item in self.store.objects() if item.state is ObjectState.COMPLETE]
 
     async def _connect(self, peer: PeerId | Multiaddr | str) -> Connection:

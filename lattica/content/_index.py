@@ -147,6 +147,20 @@ class Index:
             self._writer.execute("VACUUM")
             self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
+    def sources(self) -> Iterator[SourceRow]:
+        """Give the files that nobody writes, a page at a time."""
+        after = 0
+        while True:
+            rows = self._rows(
+                f"""SELECT {SOURCE_COLUMNS} FROM sources s
+                    WHERE s.download IS NULL AND s.id > ? ORDER BY s.id LIMIT 1000""",
+                (after,),
+            )
+            if not rows:
+                return
+            yield from map(source_of, rows)
+            after = rows[-1][0]
+
     def owned_sources(self) -> list[SourceRow]:
         """Return the files that belong to the store."""
         rows = self._rows(f"SELECT {SOURCE_COLUMNS} FROM sources s WHERE s.owned = 1")

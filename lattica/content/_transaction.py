@@ -146,6 +146,17 @@ class Transaction:
             "UPDATE sources SET path = ? WHERE id = ?", (os.fsencode(path), source)
         )
 
+    def rename_source(self, source: int, before: Path, path: Path) -> None:
+        """Note that a source was found under another name, and so the object that it is."""
+        self._connection.execute(
+            "UPDATE sources SET path = ?, changed = 0 WHERE id = ?", (os.fsencode(path), source)
+        )
+        self._connection.execute(
+            """UPDATE objects SET path = ? WHERE path = ?
+               AND id IN (SELECT object FROM files WHERE source = ? AND path = '')""",
+            (os.fsencode(path), os.fsencode(before), source),
+        )
+
     def mark_changed(self, sources: Iterable[int]) -> None:
         """Note that files are no longer what was hashed."""
         self._connection.executemany(

@@ -47,7 +47,7 @@ class DestinationTaken(InvalidInput):
 class QuotaExceeded(LimitExceeded):
     """The store may not grow so far, and what it would have to drop is pinned or in use."""
 
-    code = "quota"
+    code, exit_code = "quota", 6
     retryable = False
     hint = "raise --quota, or unpin something: `lattica du` shows what is kept"
 

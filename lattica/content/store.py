@@ -36,6 +36,7 @@ from ._adding import copy_file, join_sources, label_file, put_source
 from ._build import Built, BuiltFile, Kind, Progress, Segments, build
 from ._download import Download, discard, part_path, storage_errors
 from ._index import Index
+from ._moves import look
 from ._reading import BlockBatch as BlockBatch, Reader
 from ._room import Room
 from ._rows import DownloadRow
@@ -403,6 +404,14 @@ class Store:
         return download
 
     # upkeep
+
+    def look(self) -> int:
+        """*Slow.* See whether files are still as they were; find those that were renamed.
+
+        Nothing is read. Returns how many files were found under another name.
+        """
+        with self._upkeep:
+            return look(self._index, self._sources)
 
     def verify(
         self, root: CID, progress: Progress | None = None, *, most: int = 1000
