@@ -9,13 +9,17 @@ from contextlib import ExitStack
 from ._content import MIB, getting, make_file, sharing, workspace
 from ._report import Report
 from ._rounds import FOREIGN, ssl_baseline, tell
-from ._worker import ROOT, worker
+from ._worker import ROOT, role, worker
+from .roles.curl import find_nginx
 
 GRADIENT_BLOCK = 64 * MIB
 
 
 def run(*, quick: bool, peers: bool) -> Report:
-    """Measure `get` beside `ssl` sockets and, with `peers`, Gradient's Lattica `get_block`."""
+    """Measure `get` beside `ssl` sockets, and `curl` from `nginx` where those are installed.
+
+    With `peers`, beside Gradient's Lattica `get_block` as well.
+    """
     report = Report("fetch")
     size, rounds = (256 * MIB, 3) if quick else (1024 * MIB, 5)
     figures: dict[str, list[float]] = defaultdict(list)
@@ -28,6 +32,12 @@ def run(*, quick: bool, peers: bool) -> Report:
         ssl_server = stack.enter_context(worker(ssl.serve))
         ssl_command = [*ssl.drive, ssl_server.ready, *ssl.arguments]
         drivers["ssl"] = stack.enter_context(worker(ssl_command))
+        if find_nginx() is None or shutil.which("curl") is None:
+            report.notes.append("curl over TLS is left out: install the packages nginx and curl")
+        else:
+            nginx = stack.enter_context(worker(role("curl", "serve", folder / "original")))
+            curl = role("curl", "drive", nginx.ready, folder / "curl-copy")
+            drivers["curl"] = stack.enter_context(worker(curl))
         if peers and (command := _gradient(report)):
             drivers["gradient"] = stack.enter_context(worker(command))
         # Memory that a virtual machine touches for the first time comes from its host, slowly. The
@@ -39,12 +49,17 @@ def run(*, quick: bool, peers: bool) -> Report:
                 tell(f"round {number + 1} of {rounds}: {name}")
                 for figure, value in driver.run().items():
                     figures[name if figure == "mb_per_s" else f"{name}_{figure}"].append(value)
-    for name in ("fetch", "ssl", "gradient"):
+    for name in ("fetch", "ssl", "curl", "gradient"):
         report.add(name, "MB/s", figures[name])
     report.add("receiver_cpu", "s/GB", figures["fetch_cpu_s_per_gb"])
     report.compare("fetch_vs_ssl", "fetch", "ssl")
+    report.compare("fetch_vs_curl", "fetch", "curl")
     report.compare("fetch_vs_gradient", "fetch", "gradient")
-    report.targets = {"fetch_vs_ssl": (">=", 0.33), "fetch_vs_gradient": (">=", 2)}
+    report.targets = {
+        "fetch_vs_ssl": (">=", 0.33),
+        "fetch_vs_curl": (">=", 0.9),
+        "fetch_vs_gradient": (">=", 2),
+    }
     return report
 
 

@@ -29,7 +29,7 @@ def serve() -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "pem"
-        path.write_bytes(_certificate())
+        path.write_bytes(certificate())
         context.load_cert_chain(path)
     buffer = memoryview(bytearray(PIECE))
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -65,7 +65,8 @@ def upload(address: str, size: int) -> None:
         drive(measure)
 
 
-def _certificate() -> bytes:
+def certificate() -> bytes:
+    """Return a key and a certificate that it signed for itself, as PEM."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "benchmark")])
     now = dt.datetime.now(dt.UTC)
