@@ -16,7 +16,7 @@ from ._record_store import SET_COST, RecordStore
 from ._records import MAX_ENTRIES, RecordError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from ._namespaces import Namespaces
 
@@ -33,11 +33,13 @@ class Keeper:
     Attributes:
         namespaces: the rules.
         store: what is kept.
+        on_put: called with the key of each request that brought nothing but what is kept now.
     """
 
     def __init__(self, namespaces: Namespaces, store: RecordStore | None = None) -> None:
         self.namespaces = namespaces
         self.store = store if store is not None else RecordStore(namespaces)
+        self.on_put: Callable[[bytes], object] = lambda _key: None
 
     def put(self, request: Message, *, now: float) -> Message:
         """Keep what a `PUT_VALUE` brings, as far as it is valid, and return the answer.
@@ -53,6 +55,7 @@ class Keeper:
             _log.debug("%r is not kept: %s", key[:64], error)
             newer = self.get(key, now=now) if error.reason is Reason.STALE else None
             return Message(MessageType.PUT_VALUE, key, newer, refusal=error.reason.value)
+        self.on_put(key)
         # The record comes back as it was: go-libp2p and js-libp2p take this for the proof.
         return Message(MessageType.PUT_VALUE, key, record)
 

@@ -59,8 +59,13 @@ class OwnEntries:
         """Forget what is over at `now`, in seconds since 1970."""
         for key, item in list(self):
             if item.expires <= now:
-                del self._keys[key][item.place]
-                self._count -= 1
-                if not self._keys[key]:
-                    del self._keys[key]
-                self.changed(key, item.place)
+                self.remove(key, item)
+
+    def remove(self, key: bytes, item: Item) -> None:
+        """Forget `item`, unless something else stands in its place."""
+        if self.item(key, item.place) == item:
+            del self._keys[key][item.place]
+            self._count -= 1
+            if not self._keys[key]:
+                del self._keys[key]
+            self.changed(key, item.place)

@@ -4,29 +4,23 @@ A value goes to the k peers nearest to its key. A reader asks those peers, check
 itself, and takes the newest valid entry of each place: one honest holder is enough for it, and a
 forger cannot add anything. It stops once more than half of the nearest have answered, so that a
 minority that holds back what is newest changes nothing. Peers that should hold something newer are
-told it. The writer puts its entries again, at doubling intervals and until they expire: the nearest
-peers of tomorrow are others.
+told it.
 """
 
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
 import trio
 
 from lattica import codec
-from lattica._nursery import private_nursery
 from lattica.errors import CodecError, InvalidInput, Unreachable
-from lattica.transport import PeerInfo
 
 from ._keeper import requests_for
-from ._keys import K, position
 from ._messages import MAX_MESSAGE, Message, MessageType
-from ._namespaces import MAX_VALUES, Item, Reason, SignedEntries, ValueRefused
-from ._own import MAX_OWN, OwnEntries
-from ._providers import ProvideSchedule
+from ._namespaces import MAX_VALUES, Item, SignedEntries, ValueRefused
 from ._reading import Reading
 from ._records import (
     MAX_SEQUENCE,
@@ -38,24 +32,23 @@ from ._records import (
 from ._results import GetResult, PutResult, shown
 
 if TYPE_CHECKING:
+    from collections import Counter
     from collections.abc import Awaitable, Callable, Sequence
 
     from lattica.identity import PeerId
-    from lattica.transport import Mesh
+    from lattica.transport import Mesh, PeerInfo
 
     from ._client import Client
     from ._clock import Clock
     from ._keeper import Keeper
     from ._lookup import Lookup
+    from ._placing import Placer
+    from ._renewal import Renewal
 
 _log = logging.getLogger(__name__)
 
 TTL = 24 * 3600.0  # seconds that a value lives where its writer does not say
-RENEW_SECONDS = 3600.0  # at most between two puttings of the same entry
-ASK_SECONDS = 10.0  # for one peer to keep a value
-SLOW_SECONDS = 1.0  # so long are the last few waited for, once most have taken it
 REPAIRS = 16  # peers being told something newer at once; beyond them, another reader will
-RENEWALS = 4  # keys put again at once
 
 
 class ValueTooLarge(InvalidInput):
@@ -99,10 +92,9 @@ class NotStored(Unreachable):
 class Values:
     """Puts and gets values, for one node.
 
-    Attributes:
-        own: what this node has put, and puts again until it expires.
-
     Args:
+        placer: brings values to their holders.
+        renewal: puts them again.
         server: says whether this node keeps values for others.
         first_contact: waits until there is somebody to ask.
         nursery: where repairs run.
@@ -114,18 +106,19 @@ class Values:
         client: Client,
         keeper: Keeper,
         clock: Clock,
+        placer: Placer,
+        renewal: Renewal,
         *,
         server: Callable[[], bool],
         first_contact: Callable[[], Awaitable[None]],
         nursery: trio.Nursery,
     ) -> None:
         self._mesh, self._client, self._keeper, self._clock = mesh, client, keeper, clock
+        self._placer, self._renewal = placer, renewal
         self._server, self._first_contact, self._nursery = server, first_contact, nursery
         self._namespaces = keeper.namespaces
-        self.own = OwnEntries()
-        self._schedule = ProvideSchedule(renew_seconds=RENEW_SECONDS)
-        self._changed = trio.Event()
         self._repairs = 0
+        self._writing: WeakValueDictionary[tuple[bytes, bytes], trio.Lock] = WeakValueDictionary()
 
     # Putting.
 
@@ -133,21 +126,26 @@ class Values:
         self, key: bytes, value: codec.Value, *, ttl: float, subkey: bytes = b""
     ) -> PutResult:
         """See `Dht.put`."""
-        started = trio.current_time()
         packed = self._check(key, value, ttl, subkey)
         await self._first_contact()
-        peers = await self._holders_of(key)
+        # One after the other in each place, or they would overtake each other on the way.
+        lock = self._writing.setdefault((key, subkey), trio.Lock())
+        async with lock:
+            return await self._put(key, packed, ttl, subkey)
+
+    async def _put(self, key: bytes, packed: bytes, ttl: float, subkey: bytes) -> PutResult:
+        started = trio.current_time()
+        peers = await self._placer.holders_of(key)
         self._clock.check()
         item = self._make(key, packed, ttl, subkey)
-        told, refused, newer = await self._tell_all(key, [item], peers)
-        if newer and item.entry is not None:
+        told, refused, newer = await self._placer.tell_all(key, [item], peers)
+        if newer:
             # A sequence beyond ours: this node has written here before, and has forgotten it.
             item = self._make(key, packed, ttl, subkey, above=newer)
-            told, refused, _ = await self._tell_all(key, [item], peers)
-        holders = len(told) + self._keep(key, item, peers)
-        if item.entry is not None:
-            self._remember(key, item)
+            told, refused, _ = await self._placer.tell_all(key, [item], peers)
+        holders = len(told) + self._placer.keep(key, item, peers)
         if not holders:
+            self._renewal.forget(key, item)
             raise NotStored(_why_not_stored(key, peers, refused), dict(refused))
         entry = item.entry
         return PutResult(
@@ -193,7 +191,10 @@ class Values:
         encoded = packed
         if isinstance(self._namespaces.rules(key), SignedEntries):
             place = subkey + self._mesh.peer_id.raw
-            for known in (self.own.item(key, place), self._keeper.store.item(key, place)):
+            for known in (
+                self._renewal.own.item(key, place),
+                self._keeper.store.item(key, place),
+            ):
                 if known is not None and known.entry is not None:
                     above = max(above, known.entry.sequence)
             created_ms = int(now * 1000)
@@ -209,150 +210,12 @@ class Values:
             ).encoded
         try:
             # As strictly as others will: what they refuse is told here, before it is sent.
-            return self._namespaces.read(key, encoded, now=now)
+            item = self._namespaces.read(key, encoded, now=now)
         except ValueRefused as error:
             raise InvalidValue(f"not valid under {shown(key)}: {error}") from error
-
-    async def _holders_of(self, key: bytes) -> list[PeerInfo]:
-        table = self._client.table
-        if table.holds_everybody(trio.current_time()):  # a small network: nobody need be looked for
-            return [PeerInfo(peer, ()) for peer in table.closest(position(key))]
-        return (await self._client.find_node(key)).closest()
-
-    def _is_holder(self, key: bytes, peers: Sequence[PeerInfo]) -> bool:
-        """Say whether this node is among the k nearest, those `peers` being the nearest others."""
-        is_server = self._server()
-        if not is_server or len(peers) < K:
-            return is_server
-        target = position(key)
-        ours = position(self._mesh.peer_id.raw) ^ target
-        return ours < position(peers[K - 1].peer.raw) ^ target
-
-    def _keep(self, key: bytes, item: Item, peers: Sequence[PeerInfo]) -> bool:
-        if not self._is_holder(key, peers):
-            return False
-        try:
-            self._keeper.store.add(key, item, now=self._clock.now())
-        except ValueRefused as error:
-            _log.debug("not kept here: %s", error)
-            return False
-        return True
-
-    async def _tell_all(
-        self, key: bytes, items: Sequence[Item], peers: Sequence[PeerInfo]
-    ) -> tuple[list[PeerId], Counter[str], int]:
-        """Put `items` to all; returns who took them, why others did not, and a newer sequence."""
-        told: list[PeerId] = []
-        refused: Counter[str] = Counter()
-        newer = 0
-        requests = requests_for(self._namespaces, key, items)
-        waiting = len(peers)
-
-        async def tell(peer: PeerInfo) -> None:
-            nonlocal newer, waiting
-            why, sequence = await self._tell(peer, key, requests, items)
-            if why is None:
-                told.append(peer.peer)
-            else:
-                refused[why] += 1
-                newer = max(newer, sequence)
-            waiting -= 1
-            if 2 * len(told) > len(peers):
-                nursery.cancel_scope.deadline = min(
-                    nursery.cancel_scope.deadline, trio.current_time() + SLOW_SECONDS
-                )
-
-        async with private_nursery() as nursery:
-            for peer in peers:
-                nursery.start_soon(tell, peer)
-        if waiting:
-            refused["slow"] += waiting
-        return told, refused, newer
-
-    async def _tell(
-        self, peer: PeerInfo, key: bytes, requests: Sequence[Message], items: Sequence[Item]
-    ) -> tuple[str | None, int]:
-        """Put to one peer. Returns why it did not take it, and a newer sequence that it holds."""
-        for request in requests:
-            answer: Message | str = "timed out"
-            with trio.move_on_after(ASK_SECONDS):
-                answer = await self._client.ask(peer, request)
-            if isinstance(answer, str):
-                return answer, 0
-            if answer.refusal == Reason.STALE.value:
-                return answer.refusal, self._newer_in(key, answer, items)
-            if answer.refusal or answer.record is None:
-                return answer.refusal or "no-record", 0
-        return None, 0
-
-    def _newer_in(self, key: bytes, answer: Message, items: Sequence[Item]) -> int:
-        """Return the sequence of the valid entry in `answer` that stands where ours should."""
-        if answer.record is None:
-            return 0
-        valid, _ = self._keeper.read(key, answer.record.value, now=self._clock.now())
-        places = {item.place for item in items}
-        return max(
-            (each.entry.sequence for each in valid if each.entry and each.place in places),
-            default=0,
-        )
-
-    # Putting again.
-
-    def _remember(self, key: bytes, item: Item) -> None:
-        self._forget_expired()
-        if not self.own.add(key, item):
-            _log.warning("%d entries are put again until they expire; this one is not", MAX_OWN)
-            return
-        self._schedule.remove(key)
-        now = trio.current_time()
-        self._schedule.add(key, now=now)
-        self._schedule.start([key])
-        self._schedule.announced(key, now=now)
-        self._changed.set()
-
-    def resume(self) -> None:
-        """Put again what this node has written in an earlier life."""
-        for key in self.own.keys:
-            self._schedule.add(key, now=trio.current_time())
-        self._changed.set()
-
-    def _forget_expired(self) -> None:
-        before = self.own.keys
-        self.own.expire(self._clock.now())
-        for key in before:
-            if not self.own.of(key):
-                self._schedule.remove(key)
-
-    def hasten(self) -> None:
-        """Put again soon: there is somebody, after there was nobody."""
-        self._schedule.hasten(now=trio.current_time())
-        self._changed.set()
-
-    async def run(self) -> None:
-        """Put what this node has written again when it is due. Runs until cancelled."""
-        while True:
-            self._changed = trio.Event()
-            with trio.move_on_at(self._schedule.next_due()):
-                await self._changed.wait()
-            await self._client.met.wait()
-            self._forget_expired()
-            async with private_nursery() as nursery:
-                for key in self._schedule.due(trio.current_time(), RENEWALS):
-                    nursery.start_soon(self._renew, key)
-
-    async def _renew(self, key: bytes) -> None:
-        told = False
-        try:
-            peers = await self._holders_of(key)
-            if items := self.own.of(key):
-                took, _, _ = await self._tell_all(key, items, peers)
-                told = bool(took)
-        finally:
-            now = trio.current_time()
-            if told:
-                self._schedule.announced(key, now=now)
-            else:
-                self._schedule.postpone(key, now=now)
+        if item.entry is not None:  # at once, so that what is put beside it gets another sequence
+            self._renewal.remember(key, item)
+        return item
 
     # Getting.
 
@@ -396,9 +259,9 @@ class Values:
     def _repair(self, key: bytes, reading: Reading, lookup: Lookup) -> int:
         """Have those who should hold what was found told what they lack. Returns how many do."""
         peers = lookup.closest()
-        if self._is_holder(key, peers):
+        if self._placer.is_holder(key, peers):
             for item in reading.missing_at(self._mesh.peer_id):
-                self._keep(key, item, peers)
+                self._placer.keep(key, item, peers)
         stale = 0
         for peer in peers:
             missing = reading.missing_at(peer.peer)
@@ -411,7 +274,7 @@ class Values:
     async def _bring(self, peer: PeerInfo, key: bytes, items: Sequence[Item]) -> None:
         try:
             requests = requests_for(self._namespaces, key, items)
-            why, _ = await self._tell(peer, key, requests, items)
+            why, _ = await self._placer.tell_one(peer, key, requests, items)
             if why is not None:
                 _log.debug("%s was not told what it lacks: %s", peer.peer, why)
         finally:

@@ -7,8 +7,8 @@ modules that wait are `_requests` and `_client` (asking peers), `_announcer` (te
 have), `_upkeep` (keeping company), `_search` (handing out what was found) and this one, where they
 meet. Values are the matter of `_records` (entries and their signatures), `_namespaces` (which are
 valid), `_record_store` and `_keeper` (what we keep for others), `_reading` (what answers say
-together), `_clock` (what time it is) and, of those that wait, `_values`. All tasks run in one
-nursery, which ends with the block of `open_dht`.
+together), `_clock` (what time it is) and, of those that wait, `_values`, `_placing` and `_renewal`.
+All tasks run in one nursery, which ends with the block of `open_dht`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ from ._keys import K
 from ._messages import MAX_KEY, MAX_MESSAGE, Message, MessageType, decode, encode
 from ._namespaces import Namespaces, Rules
 from ._persist import Persistence
+from ._placing import Placer
 from ._providers import MAX_PROVIDER_KEY, PROVIDER_SECONDS, ProviderStore, ProvideSchedule
+from ._renewal import Renewal
 from ._results import Result
 from ._role import Role
 from ._search import Findings, ProviderSearch
@@ -165,11 +167,17 @@ class Dht:
             clock=self._clock,
             rng=rng,
         )
+        placer = Placer(
+            mesh.peer_id, self._client, self._keeper, self._clock, server=lambda: self.server
+        )
+        self._renewal = Renewal(self._client, self._keeper, self._clock, placer, rng=rng)
         self._values = Values(
             mesh,
             self._client,
             self._keeper,
             self._clock,
+            placer,
+            self._renewal,
             server=lambda: self.server,
             first_contact=self._upkeep.first_contact,
             nursery=nursery,
@@ -179,7 +187,7 @@ class Dht:
             self._persistence = Persistence(
                 database,
                 held=self._keeper.store,
-                own=self._values.own,
+                own=self._renewal.own,
                 providers=self._store,
                 book=mesh.book,
                 clock=self._clock,
@@ -405,7 +413,7 @@ class Dht:
             provided=len(self._schedule),
             reprovide_lag=self._schedule.lag(now),
             reprovide_alarm=now >= self._schedule.alarm_at(),
-            own_values=len(self._values.own),
+            own_values=len(self._renewal.own),
             clock_skew=self._clock.skew,
             bootstrap=self._upkeep.bootstrap_statuses(now),
         )
@@ -486,7 +494,7 @@ class Dht:
     def _on_met(self) -> None:
         self._schedule.hasten(now=trio.current_time())
         self._announcer.wake()
-        self._values.hasten()
+        self._renewal.hasten()
 
 
 class _MeshDirectory:
@@ -560,7 +568,7 @@ async def open_dht(
         )
         if dht._persistence is not None:
             await dht._persistence.load()
-            dht._values.resume()
+            dht._renewal.resume()
             await nursery.start(dht._persistence.run)
         dht._role.take_up()
         mesh.book.protect(dht._table.__contains__)  # a contact is worth nothing without addresses
@@ -570,7 +578,7 @@ async def open_dht(
             nursery.start_soon(dht._announcer.run)
             nursery.start_soon(dht._announcer.watch)
             nursery.start_soon(dht._role.run)
-            nursery.start_soon(dht._values.run)
+            nursery.start_soon(dht._renewal.run)
             yield dht
         finally:
             dht._role.lay_down()

@@ -25,12 +25,13 @@ from lattica.dht._lookup_report import Outcome
 from lattica.dht._messages import MAX_MESSAGE, Message, MessageType, Peer, decode, encode
 from lattica.dht._namespaces import Item, Namespaces
 from lattica.dht._patience import Patience
+from lattica.dht._placing import ASK_SECONDS
 from lattica.dht._providers import ProviderStore, ProvideSchedule
 from lattica.dht._reading import Reading
 from lattica.dht._records import sign_entry
 from lattica.dht._table import RoutingTable
 from lattica.dht._upkeep import SELF_LOOKUP_FIRST_SECONDS, SELF_LOOKUP_SECONDS
-from lattica.dht._values import ASK_SECONDS, TTL
+from lattica.dht._values import TTL
 from lattica.errors import LatticaError
 from lattica.identity import PeerId
 from lattica.transport import Multiaddr, PeerInfo, ip_group

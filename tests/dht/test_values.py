@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import TYPE_CHECKING
 
 import pytest
@@ -20,6 +21,7 @@ from lattica.dht import (
 from lattica.dht._messages import Message, MessageType, Record
 from lattica.dht._record_store import RecordStore
 from lattica.dht._records import decode_set
+from lattica.dht._renewal import HAND_ON_SECONDS, HandOn
 from lattica.errors import InvalidInput
 from tests.dht.conftest import EPOCH
 
@@ -142,6 +144,20 @@ async def test_a_visitor_without_peers_cannot_put(autojump_clock: MockClock, swa
     visitor = await swarm.start(1, server=False)
     with pytest.raises(NotStored, match="no peer is known"):
         await visitor.dht.put(KEY, 1)
+    assert visitor.dht.status().own_values == 0, "it is not put behind its user's back later"
+
+
+async def test_values_put_at_one_instant_by_one_node_follow_each_other(
+    autojump_clock: MockClock, swarm: Swarm
+) -> None:
+    nodes = await swarm.start_many(3)
+    async with trio.open_nursery() as writing:
+        for number in range(8):
+            writing.start_soon(nodes[1].dht.put, KEY, number)
+    sequences = [(await node.dht.get(KEY)).newest.sequence for node in nodes]
+    assert len(set(sequences)) == 1
+    own = nodes[1].dht._renewal.own.of(KEY.encode())
+    assert [item.entry.sequence for item in own if item.entry] == sequences[:1]
 
 
 class Liar:
@@ -215,6 +231,46 @@ async def test_what_is_put_reaches_peers_that_come_later(
     await late.dht.wait_joined()
     await trio.sleep(120)
     assert late.dht.status().values == 1
+
+
+async def test_a_value_outlives_its_writer_and_all_who_were_told_first(
+    autojump_clock: MockClock, swarm: Swarm
+) -> None:
+    early = await swarm.start_many(4)
+    for node in early:
+        node.dht._renewal._held = HandOn(random.Random(1), seconds=60)
+    await early[1].dht.put(KEY, "still here", ttl=86_400)
+    swarm.network.crash(early[1].host)
+    swarm.stop(early[1])
+    late = [await swarm.start(number, bootstrap=(early[0].address,)) for number in range(20, 24)]
+    for node in late:
+        await node.dht.wait_joined()
+    await trio.sleep(180)
+    assert [node.dht.status().values for node in late] == [1] * 4
+    for node in (early[0], *early[2:]):
+        swarm.network.crash(node.host)
+        swarm.stop(node)
+    await trio.sleep(120)
+    assert (await late[2].dht.get(KEY)).value == "still here"
+
+
+def test_keepers_hand_a_value_on_in_turn_not_all_at_once() -> None:
+    key, rounds = KEY.encode(), 0
+    keepers = [HandOn(random.Random(number)) for number in range(20)]
+    now = 0.0
+    for keeper in keepers:
+        keeper.touch(key, now)
+    while now < 100 * HAND_ON_SECONDS:
+        now = min(keeper.next_due() for keeper in keepers)
+        first = next(keeper for keeper in keepers if keeper.next_due() == now)
+        if first.due(now, 10):
+            rounds += 1
+            for keeper in keepers:  # they are put to, all but one; and that one touches it as well
+                keeper.touch(key, now)
+    assert 50 <= rounds <= 100
+    assert all(len(keeper._heap) <= 2 * 1 + 64 + 1 for keeper in keepers)
+    assert keepers[0].due(now + 2 * HAND_ON_SECONDS, 10) == [key]
+    assert len(keepers[0]) == 0, "what is due and not touched is forgotten"
 
 
 async def test_a_value_is_gone_everywhere_when_its_time_is_over(
