@@ -59,6 +59,11 @@ class Home:
         return self.path / "swarm.key"
 
     @property
+    def sealing(self) -> Path:
+        """Where sealed files are made; what a killed node left there is swept away."""
+        return self.path / "sealing"
+
+    @property
     def store(self) -> Path:
         """The store's folder."""
         return self.path / "store"

@@ -90,6 +90,7 @@ async def _share(node: AsyncNode, params: _Params, progress: ProgressCallback) -
         base=params.path("base") if params.get("base", str) else None,
         exclude=params.texts("exclude"),
         chunk=params.get("chunk", str),
+        encrypt_to=params.texts("encrypt_to"),
         progress=progress,
         timeout=params.get("timeout", float),
     )
@@ -107,6 +108,7 @@ async def _get(node: AsyncNode, params: _Params, progress: ProgressCallback) -> 
         origins=params.texts("origins"),
         use_origin=params.get("use_origin", bool) or False,
         overwrite=params.get("overwrite", bool) or False,
+        unseal=params.get("unseal", bool),
         progress=progress,
         timeout=params.get("timeout", float),
     )

@@ -19,7 +19,8 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.serialization import load_der_public_key
-from nacl.exceptions import BadSignatureError
+from nacl.exceptions import BadSignatureError, CryptoError
+from nacl.public import PrivateKey, SealedBox
 from nacl.signing import SigningKey, VerifyKey
 
 from lattica import _protobuf
@@ -79,6 +80,16 @@ class PeerId:
         if multihash[:1] not in (bytes([_IDENTITY_HASH]), bytes([_SHA2_256])):
             raise CodecError(f"peer ID with hash function 0x{multihash[0]:x}")
         return cls(multihash)
+
+    @property
+    def inline_key(self) -> PublicKey | None:
+        """The public key that the name holds; None where it holds a hash of it."""
+        if self.raw[0] != _IDENTITY_HASH:
+            return None
+        try:
+            return PublicKey.from_protobuf(self.raw[2:])
+        except CodecError:
+            return None
 
     @property
     def short(self) -> str:
@@ -266,8 +277,43 @@ class Identity:
         """Return the 64-byte Ed25519 signature of `message`."""
         return self._signing_key.sign(message).signature
 
+    def open_box(self, box: bytes) -> bytes | None:
+        """Return what `seal_box` has sealed for us; None: it is for somebody else, or damaged."""
+        try:
+            opened: bytes = self._box.decrypt(box)
+        except CryptoError:
+            return None
+        return opened
+
+    @functools.cached_property
+    def _box(self) -> SealedBox[PrivateKey]:
+        return SealedBox(self._signing_key.to_curve25519_private_key())
+
     def __repr__(self) -> str:
         return f"Identity({self.peer_id})"
 
     def __reduce__(self) -> tuple[object, ...]:
         raise TypeError("an identity is not serialised; copy its key file")
+
+
+def seal_box(data: bytes, peer: PeerId | None = None) -> bytes:
+    """Seal a few bytes so that only `peer` can open them, and nobody can tell for whom they are.
+
+    A libsodium sealed box, 48 bytes longer than `data`, to the X25519 form of the Ed25519 key that
+    the name holds. Without a peer, for nobody at all.
+
+    Raises:
+        InvalidInput: the peer ID holds no Ed25519 key, or one that cannot be sealed to.
+    """
+    if peer is None:
+        return bytes(SealedBox(PrivateKey.generate().public_key).encrypt(data))
+    key = peer.inline_key
+    if key is None or key.type is not KeyType.ED25519:
+        raise InvalidInput(
+            f"{peer} holds no Ed25519 key to encrypt to",
+            hint="peer IDs that start with 12D3KooW do; see `lattica id`",
+        )
+    try:
+        return bytes(SealedBox(VerifyKey(key.data).to_curve25519_public_key()).encrypt(data))
+    except (RuntimeError, CryptoError) as error:
+        raise InvalidInput(f"the key of {peer} cannot be encrypted to: {error}") from None

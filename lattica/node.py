@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager
 from functools import partial
 from importlib.metadata import version
@@ -40,6 +41,7 @@ from lattica._private import check_ticket, is_found_locally, open_keys, private_
 from lattica._reads import Lookup, usage_of, write_range
 from lattica._reference import destination_of, read_reference, source_of
 from lattica._report import FetchReporter, reporter
+from lattica._sealed import recipients_of, seal_and_hash, unseal_into
 from lattica._swarm import Swarms
 from lattica.cid import CID, HashFunction
 from lattica.content import (
@@ -55,6 +57,7 @@ from lattica.content import (
 )
 from lattica.dht import open_dht
 from lattica.errors import (
+    InvalidInput,
     LatticaError,
     LimitExceeded,
     NotFound,
@@ -189,6 +192,7 @@ async def open_node(
     with open_home(settings.home) as owned:
         identity = await trio.to_thread.run_sync(Identity.load_or_create, owned.key)
         keys = await trio.to_thread.run_sync(open_keys, settings, owned)
+        await trio.to_thread.run_sync(partial(shutil.rmtree, owned.sealing, ignore_errors=True))
         listening = _addresses(settings.texts("listen")) or default_addresses(owned)
         bound = config.parse_quota(settings.text("quota"))
         open_store = partial(Store.open, owned.store, quota=bound)
@@ -351,6 +355,7 @@ class AsyncNode(ModelCalls):
         origin: str | None = None,
         chunk: str | None = None,
         base: Path | str | None = None,
+        encrypt_to: Sequence[PeerId | str] = (),
         progress: ProgressCallback | None = None,
         timeout: float | None = None,
     ) -> Share:
@@ -374,6 +379,8 @@ class AsyncNode(ModelCalls):
                 or a size of leaves like `1M`.
             base: an older version of a safetensors file. The delta from it is made and shared as
                 well, and named in the ticket: who holds that version gets this one by it.
+            encrypt_to: peer IDs of those who may read it: what is shared then is a sealed copy, in
+                the store, that others store and serve without reading it. `name` is sealed, too.
             progress: called with `Progress` a few times a second.
             timeout: seconds for the hashing.
 
@@ -383,6 +390,13 @@ class AsyncNode(ModelCalls):
             SourceChanged: it changed while it was hashed.
         """
         more: dict[str, Value] = {} if origin is None else {"origin": check_public(origin)}
+        if encrypt_to:
+            others = (follow_symlinks, symlinks != "refuse", include, exclude, origin, chunk, base)
+            if any(others):
+                raise InvalidInput("what is sealed is sealed whole", hint="leave other options out")
+            return await self._share_sealed(
+                path, recipients_of(encrypt_to), name, hash_function, progress, timeout
+            )
         policy = Symlinks.FOLLOW if follow_symlinks else Symlinks.of(symlinks)
         selection = Selection(tuple(include), tuple(exclude))
         with deadline(timeout, f"share {path}"):
@@ -422,6 +436,45 @@ class AsyncNode(ModelCalls):
             seconds=seconds,
         )
 
+    async def _share_sealed(
+        self,
+        path: Path | str,
+        recipients: list[PeerId],
+        name: str | None,
+        hash_function: HashFunction,
+        progress: ProgressCallback | None,
+        timeout: float | None,
+    ) -> Share:
+        with deadline(timeout, f"share {path}"):
+            started = trio.current_time()
+            source, total = await trio.to_thread.run_sync(source_of, path, self._home.key)
+            built = await seal_and_hash(
+                source,
+                total,
+                self._home.sealing,
+                recipients,
+                name=name,
+                hash_function=hash_function,
+                progress=progress,
+            )
+            outside = f"{str(built.root)[-8:]}.sealed"  # the name says nothing of what is in it
+            stored = await trio.to_thread.run_sync(
+                partial(self.store.add, built, name=outside, take=True)
+            )
+            seconds = trio.current_time() - started
+        await self._provide()
+        await self._swarms.announce(stored)
+        return Share(
+            cid=stored.root,
+            ticket=self.ticket(stored, {"sealed": True}),
+            name=stored.name,
+            path=stored.path,
+            kind=stored.kind,
+            size=stored.size,
+            segments=len(built.files[0].segments),
+            seconds=seconds,
+        )
+
     def ticket(
         self,
         stored: StoredObject,
@@ -452,6 +505,7 @@ class AsyncNode(ModelCalls):
         use_origin: bool = False,
         base: Path | str | None = None,
         overwrite: bool = False,
+        unseal: bool | None = None,
         progress: ProgressCallback | None = None,
         timeout: float | None = None,
     ) -> Fetched:
@@ -475,6 +529,8 @@ class AsyncNode(ModelCalls):
             base: an older version, or a folder of them, beside those that this node holds: where
                 the ticket names a delta from one, and that costs least, only the delta travels.
             overwrite: replace what stands at `destination`.
+            unseal: open what was sealed for this node while it comes, and keep no sealed copy;
+                False takes it as it is, for others. Default: what the ticket says.
             progress: called with `Progress` a few times a second.
             timeout: seconds for all of it.
 
@@ -483,7 +539,13 @@ class AsyncNode(ModelCalls):
             Unreachable: those found could not be reached, or were lost.
             IntegrityError: only peers that sent wrong bytes are left to ask.
             InvalidInput: `ref` is neither, or something else stands at `destination`.
+            NotARecipient: it is sealed to others, and was to be opened; none of it was fetched.
         """
+        _, ticket = read_reference(ref)
+        if unseal or (unseal is None and ticket is not None and ticket.sealed):
+            if include or exclude:
+                raise InvalidInput("what is sealed is opened whole", hint="leave the patterns out")
+            return await self._get_sealed(ref, destination, peers, overwrite, progress, timeout)
         return await self._obtain(
             ref,
             partial(destination_of, destination),
@@ -497,6 +559,42 @@ class AsyncNode(ModelCalls):
             use_origin or self._use_origin,
             base,
         )
+
+    async def _get_sealed(
+        self,
+        ref: Ticket | CID | str,
+        destination: Path | str | None,
+        peers: Sequence[Multiaddr | str],
+        overwrite: bool,
+        progress: ProgressCallback | None,
+        timeout: float | None,
+    ) -> Fetched:
+        cid, _ = read_reference(ref)
+        place = partial(destination_of, destination)
+        with deadline(timeout, f"get {cid}", cid):
+            started = trio.current_time()
+            async with self._reader(ref, "", peers) as reader:
+                found = await unseal_into(
+                    reader,
+                    self.mesh.identity,
+                    cid,
+                    place,
+                    overwrite=overwrite,
+                    progress=progress,
+                )
+            return Fetched(
+                cid=cid,
+                path=found.path,
+                name=found.name,
+                kind=found.kind,
+                size=found.size,
+                received_bytes=found.received_bytes,
+                seconds=trio.current_time() - started,
+                sources=(),
+                bad_leaves=0,
+                wire_bytes=found.received_bytes,
+            )
+        raise AssertionError  # a deadline that was missed has raised
 
     async def cache(
         self,

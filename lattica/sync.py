@@ -179,6 +179,7 @@ class Node(BlockingModelCalls):
         origin: str | None = None,
         chunk: str | None = None,
         base: Path | str | None = None,
+        encrypt_to: Sequence[PeerId | str] = (),
         progress: ProgressCallback | bool | None = None,
         timeout: float | None = None,
     ) -> Share:
@@ -196,6 +197,7 @@ class Node(BlockingModelCalls):
                     base=base,
                     exclude=exclude,
                     chunk=chunk,
+                    encrypt_to=encrypt_to,
                     progress=callback,
                     timeout=timeout,
                     **options,
@@ -214,6 +216,7 @@ class Node(BlockingModelCalls):
         use_origin: bool = False,
         base: Path | str | None = None,
         overwrite: bool = False,
+        unseal: bool | None = None,
         progress: ProgressCallback | bool | None = None,
         timeout: float | None = None,
     ) -> Fetched:
@@ -230,6 +233,7 @@ class Node(BlockingModelCalls):
                     origins=origins,
                     use_origin=use_origin,
                     overwrite=overwrite,
+                    unseal=unseal,
                     progress=callback,
                     timeout=timeout,
                 )

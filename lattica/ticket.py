@@ -108,6 +108,11 @@ class Ticket:
         return size if isinstance(size, int) else None
 
     @property
+    def sealed(self) -> bool:
+        """Whether what it names is said to be a sealed object (spec/sealed.md)."""
+        return self.options.get("sealed") is True
+
+    @property
     def swarm(self) -> str | None:
         """The fingerprint of the private swarm whose members can use it; None: anybody."""
         swarm = self.options.get("swarm")

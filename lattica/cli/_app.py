@@ -26,6 +26,7 @@ from ._options import (
     BootstrapOption,
     CompressOption,
     DhtProtocolOption,
+    EncryptToOption,
     ExcludeOption,
     HomeOption,
     IncludeOption,
@@ -40,6 +41,7 @@ from ._options import (
     SwarmKeyOption,
     SwarmOption,
     TimeoutOption,
+    UnsealOption,
     VerboseOption,
     session as _session,
 )
@@ -207,6 +209,7 @@ def share(
             "--chunk", metavar="cdc|SIZE", help="Cut by content, or into leaves of this size."
         ),
     ] = None,
+    encrypt_to: EncryptToOption = None,
     home: HomeOption = None,
     listen: ListenOption = None,
     announce: AnnounceOption = None,
@@ -256,6 +259,7 @@ def share(
             "base": None if base is None else str(base.absolute()),
             "exclude": list(exclude or ()),
             "origin": origin,
+            "encrypt_to": list(encrypt_to or ()),
         }
         request = Request("share", params)
         label = f"share {path.name}"
@@ -311,6 +315,7 @@ def get(
     use_origin: Annotated[
         bool, typer.Option("--use-origin", help="Read the origin that the ticket names, too.")
     ] = False,
+    unseal: UnsealOption = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="List what would be fetched, and fetch nothing.")
     ] = False,
@@ -395,6 +400,7 @@ def get(
             "overwrite": force,
             "origins": [_origin_from_here(address) for address in origin or ()],
             "use_origin": use_origin,
+            "unseal": unseal,
         }
         request = Request(*(("cache", params | {"pin": pin}) if cache else ("get", params | place)))
         label = f"get {named}"

@@ -68,6 +68,18 @@ QuotaOption = Annotated[
     str | None,
     typer.Option("--quota", metavar="SIZE", help="What the store may keep of its own: 50G."),
 ]
+EncryptToOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--encrypt-to", metavar="PEER", help="Only this peer ID can read it (repeatable)."
+    ),
+]
+UnsealOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--unseal/--sealed", help="Open what was encrypted, or take it unread [what REF says]."
+    ),
+]
 SwarmKeyOption = Annotated[
     Path | None,
     typer.Option("--swarm-key", metavar="FILE", help="Be in the private swarm of this key file."),

@@ -60,6 +60,7 @@ from ._events import (
     ProvidersRefused as ProvidersRefused,
     SourcesChanged as SourcesChanged,
 )
+from ._names import check_new_names as check_new_names, check_written_names as check_written_names
 from ._origin import Origin as Origin
 from ._part import PartFile as PartFile
 from ._ranges import (
@@ -91,6 +92,7 @@ from ._unixfs import (
     FileNode as FileNode,
     Link as Link,
     UnsafeName as UnsafeName,
+    encode_name as encode_name,
 )
 from ._values import (
     Absent as Absent,
@@ -113,6 +115,9 @@ from ._walk import (
     TreeFile as TreeFile,
     TreeTooLarge as TreeTooLarge,
     Walker as Walker,
+    check_path as check_path,
+    check_tree_depth as check_tree_depth,
+    check_tree_entries as check_tree_entries,
 )
 from .exchange import Exchange as Exchange, open_exchange as open_exchange
 from .store import Store as Store

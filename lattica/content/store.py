@@ -139,23 +139,34 @@ class Store:
     # objects
 
     def add(
-        self, built: Built, *, name: str | None = None, pinned: bool = False, copy: bool = False
+        self,
+        built: Built,
+        *,
+        name: str | None = None,
+        pinned: bool = False,
+        copy: bool = False,
+        take: bool = False,
     ) -> StoredObject:
         """*Slow.* Share a hashed object: in place, or, with `copy`, from a copy in the store.
+
+        With `take` its files become the store's: they are moved, within their file system.
 
         Adding what is here updates its name and path; it stays pinned if it was. Killed half-way,
         the object is not here.
 
         Raises:
             SourceChanged: with `copy`, a file is no longer what was hashed.
-            StorageError: with `copy`, the disk refuses.
-            QuotaExceeded: with `copy`, the store's bound leaves no room.
+            StorageError: with `copy` or `take`, the disk refuses.
+            QuotaExceeded: with `copy` or `take`, the store's bound leaves no room.
         """
         stored = _described(built, built.name if name is None else name, pinned)
         with self._upkeep:
-            if copy:
+            if copy or take:
                 self._room.make(built.size, self._downloads)
-            sources = [self._add_source(file, copy=copy) for file in built.files]
+            if take:
+                sources = [self._take_source(file) for file in built.files]
+            else:
+                sources = [self._add_source(file, copy=copy) for file in built.files]
             self._drop(join_sources(self._index, stored, built, sources))
             self._forget(sources)
         return self._stored(built.root)
@@ -468,6 +479,12 @@ class Store:
         path = self._new_file()
         with storage_errors(path), _removed_on_failure(path):
             copy_file(file, path)
+            return put_source(self._index, file, path, owned=True)
+
+    def _take_source(self, file: BuiltFile) -> int:
+        path = self._new_file()
+        with storage_errors(path), _removed_on_failure(path):
+            os.rename(file.path, path)
             return put_source(self._index, file, path, owned=True)
 
     def _owns(self, path: Path) -> bool:

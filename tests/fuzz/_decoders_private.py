@@ -9,6 +9,7 @@ from _decoders import IDENTITY, VECTORS, Decoder, vectors
 
 from lattica.content.bitswap import _messages as bitswap
 from lattica.private_swarm import KeyRing, SwarmKey
+from lattica.sealed import Header, NotARecipient, Table
 from lattica.transport import SwarmKeyMismatch
 from lattica.transport._membership import ChannelBinding, MemberProof
 
@@ -36,7 +37,14 @@ def _proof(data: bytes) -> None:
             MemberProof([key], binding, initiator=initiator).receive(data)
 
 
+def _sealed_header(data: bytes) -> None:
+    with contextlib.suppress(NotARecipient):
+        Header.parse(data).find_key(IDENTITY)
+
+
 DECODERS = {
+    "sealed-header": Decoder(lambda: vectors("sealed", kind="header"), _sealed_header),
+    "sealed-table": Decoder(lambda: vectors("sealed", kind="table"), Table.parse),
     "bitswap": Decoder(lambda: vectors("bitswap"), _bitswap),
     "swarm-file": Decoder(
         lambda: _texts("file"), lambda data: KeyRing.parse(data.decode(errors="replace"))
