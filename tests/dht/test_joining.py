@@ -9,9 +9,11 @@ import pytest
 import trio
 
 from lattica.dht import BootstrapPhase
-from lattica.transport import MemoryNetwork, Multiaddr, PeerInfo
+from lattica.dht._contacts import ContactFile, Remembered
+from lattica.dht._upkeep import GREETED
+from lattica.transport import MemoryNetwork, Multiaddr, PeerInfo, RawLink
 
-from .conftest import Swarm, open_swarm
+from .conftest import EPOCH, Swarm, open_swarm
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -156,3 +158,30 @@ async def test_a_search_waits_for_those_remembered_as_for_bootstrap_nodes(
     swarm.stop(other)
     other = await swarm.start(2, contacts=tmp_path / "2")
     assert await providers(other, KEY) == [one.peer]
+
+
+async def test_of_many_that_are_remembered_a_node_asks_a_few_at_a_time(
+    autojump_clock: MockClock, swarm: Swarm, tmp_path: Path
+) -> None:
+    path = tmp_path / "contacts"
+    file = ContactFile(path, protocol="/lattica/kad/1.0.0", now=EPOCH)
+    gone = [
+        PeerInfo(swarm.identity(1000 + number).peer_id, (Multiaddr.parse(f"/memory/{number}"),))
+        for number in range(1, 101)
+    ]
+    file.note([Remembered(info, EPOCH - 60.0) for info in gone], now=EPOCH)
+    file.save()
+    node = await swarm.start(1, contacts=path)
+    knocks: list[Multiaddr] = []
+    transport = node.mesh._transports[0]
+    dial = transport.dial
+
+    async def note(address: Multiaddr) -> RawLink:
+        knocks.append(address)
+        return await dial(address)
+
+    transport.dial = note  # type: ignore[method-assign]
+    await trio.sleep(0.4)
+    assert 0 < len(knocks) <= 2 * GREETED
+    await trio.sleep(600.0)
+    assert len(set(knocks)) > 2 * GREETED, "others have their turn later"

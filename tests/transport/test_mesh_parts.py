@@ -194,3 +194,13 @@ def test_what_peers_in_private_networks_see_is_no_public_address() -> None:
         observed.add(seen, peer(number), where=where, inbound=True)
     assert observed.public_ips() == {}
     assert observed.confirmed([]) == []
+
+
+def test_only_so_many_observed_addresses_are_announced() -> None:
+    observed = ObservedAddresses(64)
+    bound = addresses(*(f"/ip4/192.168.1.{number}/tcp/4001" for number in range(1, 20)))
+    bound += addresses(*(f"/ip4/192.168.1.7/tcp/{port}" for port in range(5000, 5020)))
+    for number in range(3):
+        seen, where = addresses("/ip4/9.9.9.9/tcp/4001", f"/ip4/8.8.{number}.8/tcp/1")
+        observed.add(seen, peer(number), where=where, inbound=False)
+    assert len(observed.confirmed(bound)) == 4
