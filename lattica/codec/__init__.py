@@ -7,6 +7,7 @@ from ._dtypes import (
     UnsupportedDType as UnsupportedDType,
     dtype_name as dtype_name,
     numpy_dtype as numpy_dtype,
+    torch_dtype_name as torch_dtype_name,
 )
 from ._pickles import PICKLE as PICKLE, looks_like_pickle as looks_like_pickle
 from ._planes import (
