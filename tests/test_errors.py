@@ -10,7 +10,7 @@ import pytest
 import lattica
 from lattica.errors import LatticaError
 
-EXTRA = {"libp2p", "multiaddr"}  # what the extra brings, which need not be installed
+EXTRA = {"libp2p", "multiaddr", "fsspec", "torch"}  # what extras bring: need not be installed
 EXIT_CODES = {1, 2, 3, 4, 5, 6, 7}  # as the README lists them
 
 
