@@ -24,6 +24,7 @@ from ._results import (
     ValueNotFound as ValueNotFound,
 )
 from ._search import ProviderSearch as ProviderSearch
+from ._status import DhtStatus as DhtStatus
 from ._table import Contact as Contact
 from ._values import (
     InvalidValue as InvalidValue,
@@ -33,7 +34,6 @@ from ._values import (
 from .service import (
     DEFAULT_PROTOCOL as DEFAULT_PROTOCOL,
     Dht as Dht,
-    DhtStatus as DhtStatus,
     InvalidKey as InvalidKey,
     open_dht as open_dht,
 )

@@ -38,6 +38,7 @@ _log = logging.getLogger(__name__)
 BATCH_SECONDS = 1.0  # what a crash may cost
 RETRY_SECONDS = 60.0  # after the file could not be written
 MAX_CHANGES = 32_768  # noted one by one; beyond, everything is written anew
+SLICE = 256  # rows read at a time: others are to have their turn
 _MAX_ADDRESSES = 16  # of one provider
 _Place = tuple[bytes, bytes]
 
@@ -73,7 +74,7 @@ class Persistence:
             _log.warning("%s: %s; records will not outlive this process", self._path, error)
             return
         self._usable = True
-        self._restore(saved, now)
+        await self._restore(saved, now)
         held, own, providers = self._dirty
         self._held.changed = lambda key, place, _item: self._note(held, (key, place))
         self._own.changed = lambda key, place: self._note(own, (key, place))
@@ -162,10 +163,12 @@ class Persistence:
 
     # From rows to memory. The file is ours, but what is in it came from strangers.
 
-    def _restore(self, saved: Saved, now: float) -> None:
+    async def _restore(self, saved: Saved, now: float) -> None:
         lost = 0
         for rows, add in ((saved.held, self._restore_held), (saved.own, self._restore_own)):
-            for row in rows:
+            for number, row in enumerate(rows):
+                if number % SLICE == 0:
+                    await trio.lowlevel.checkpoint()
                 try:
                     add(row, now)
                 except (LatticaError, TypeError) as error:
@@ -173,7 +176,9 @@ class Persistence:
                     _log.debug("a saved value is of no use: %s", error)
         monotonic = trio.current_time()
         known: dict[bytes, PeerId] = {}
-        for provided in saved.providers:
+        for number, provided in enumerate(saved.providers):
+            if number % SLICE == 0:
+                await trio.lowlevel.checkpoint()
             try:
                 peer = known.get(provided.peer) or PeerId.from_bytes(provided.peer)
                 known[provided.peer] = peer

@@ -1,30 +1,30 @@
 """One node of the DHT: what programs ask of it, and what other peers do (spec/dht.md).
 
 The rules live in pure modules: `_table` whom we know, `_lookup` whom to ask, `_providers` who has
-what, `_answers` what we tell others, `_bootstrap` when to try again, `_mode` whether
-we serve (`_role` then does), `_contacts` who is remembered, `_messages` the wire. The
-modules that wait are `_requests` and `_client` (asking peers), `_announcer` (telling them what we
-have), `_upkeep` (keeping company), `_search` (handing out what was found) and this one, where they
-meet. Values are the matter of `_records` (entries and their signatures), `_namespaces` (which are
-valid), `_record_store` and `_keeper` (what we keep for others), `_reading` (what answers say
-together), `_clock` (what time it is) and, of those that wait, `_values`, `_placing` and `_renewal`.
-All tasks run in one nursery, which ends with the block of `open_dht`.
+what, `_answers` what we tell others, `_bootstrap` when to try again, `_mode` whether we serve,
+`_contacts` who is remembered, `_messages` the wire. Values are the matter of `_records` (entries
+and their signatures), `_namespaces` (which are valid), `_record_store` and `_keeper` (what we keep
+for others), `_reading` (what answers say together) and `_clock` (what time it is).
+
+The modules that wait are `_requests` and `_client` (asking peers), `_serving` (answering them),
+`_role` (serving or not), `_announcer` (telling others what we have), `_upkeep` (keeping company),
+`_search` (handing out what was found), `_values`, `_placing` and `_renewal` (putting, getting,
+putting again), `_persist` (what outlives us) and this one, where they meet. All tasks run in one
+nursery, which ends with the block of `open_dht`.
 """
 
 from __future__ import annotations
 
 import random
 import time
-from collections import Counter
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import trio
 
 from lattica._nursery import private_nursery
-from lattica.errors import InvalidInput, LimitExceeded
-from lattica.transport import PeerInfo, ip_group
+from lattica.errors import InvalidInput
+from lattica.transport import PeerInfo
 
 from ._announcer import Announcer
 from ._answers import Responder
@@ -35,15 +35,16 @@ from ._crawl import MAX_PEERS as MAX_CRAWLED
 from ._crawler import crawl
 from ._keeper import Keeper
 from ._keys import K
-from ._messages import MAX_KEY, MAX_MESSAGE, Message, MessageType, decode, encode
+from ._messages import MAX_KEY, Message, MessageType
 from ._namespaces import Namespaces, Rules
 from ._persist import Persistence
 from ._placing import Placer
-from ._providers import MAX_PROVIDER_KEY, PROVIDER_SECONDS, ProviderStore, ProvideSchedule
+from ._providers import MAX_PROVIDER_KEY, ProviderStore, ProvideSchedule
 from ._renewal import Renewal
-from ._results import Result
 from ._role import Role
 from ._search import Findings, ProviderSearch
+from ._serving import MeshDirectory, Serving
+from ._status import DhtStatus
 from ._table import Contact, RoutingTable
 from ._upkeep import Upkeep
 from ._values import TTL, Values
@@ -54,21 +55,11 @@ if TYPE_CHECKING:
 
     from lattica.codec import Value
     from lattica.identity import PeerId
-    from lattica.transport import Mesh, Multiaddr, Stream
+    from lattica.transport import Mesh, Multiaddr
 
-    from ._bootstrap import BootstrapStatus
     from ._results import CrawlResult, GetResult, PutResult
 
 DEFAULT_PROTOCOL = "/lattica/kad/1.0.0"
-SERVED_STREAMS_PER_PEER = 16
-SERVED_IDLE_SECONDS = 60.0  # an inbound stream that is silent for so long is closed
-SEND_SECONDS = 10.0  # how long a peer may take to read an answer
-
-
-class TooManyStreams(LimitExceeded):
-    """A peer has more DHT streams open to us than it may."""
-
-    code = "dht-streams"
 
 
 class InvalidKey(InvalidInput):
@@ -76,43 +67,6 @@ class InvalidKey(InvalidInput):
 
     code = "dht-key"
     hint = "content is looked up by its multihash, a peer by its peer ID"
-
-
-@dataclass(frozen=True, slots=True)
-class DhtStatus(Result):
-    """What a DHT node looks like from outside.
-
-    Attributes:
-        protocol: the protocol ID; peers with another one are in another DHT.
-        server: whether we answer others, and so stand in their tables.
-        server_why: why, or why not, in a few words.
-        peers: contacts in the routing table.
-        bucket_sizes: how many of them share so many leading bits with us.
-        joined: whether a lookup of ourselves has found our place.
-        records: provider records that others left with us.
-        values: values that others left with us.
-        provided: keys that we provide.
-        reprovide_lag: how late the most overdue of them is, in seconds.
-        reprovide_alarm: whether that is so late that what others recorded will lapse if it goes on.
-        own_values: values that we have put, and put again until they expire.
-        clock_skew: by how many seconds our clock is ahead of those of the peers.
-        bootstrap: each bootstrap address.
-    """
-
-    protocol: str
-    server: bool
-    server_why: str
-    peers: int
-    bucket_sizes: dict[int, int]
-    joined: bool
-    records: int
-    values: int
-    provided: int
-    reprovide_lag: float
-    reprovide_alarm: bool
-    own_values: int
-    clock_skew: float
-    bootstrap: tuple[BootstrapStatus, ...]
 
 
 class Dht:
@@ -138,7 +92,6 @@ class Dht:
         rng: random.Random,
     ) -> None:
         self.protocol = protocol
-        self._role = Role(mesh, protocol, fixed=server, serve=self._serve)
         self._mesh, self._nursery, self._rng = mesh, nursery, rng
         self._table = RoutingTable(mesh.peer_id)
         self._store, self._schedule = ProviderStore(), ProvideSchedule()
@@ -148,15 +101,16 @@ class Dht:
             table=self._table,
             store=self._store,
             schedule=self._schedule,
-            directory=_MeshDirectory(mesh),
+            directory=MeshDirectory(mesh),
             rng=rng,
             keeper=self._keeper,
         )
+        self._serving = Serving(self._responder, self._clock)
+        self._role = Role(mesh, protocol, fixed=server, serve=self._serving.serve)
         self._client = Client(
             mesh, self._table, protocol=protocol, clock=self._clock, on_met=self._on_met
         )
         self._announcer = Announcer(mesh, self._client, self._schedule)
-        self._serving: Counter[PeerId] = Counter()
         self._closed = False
         self._upkeep = Upkeep(
             mesh,
@@ -448,45 +402,6 @@ class Dht:
             self._schedule.add(key, now=trio.current_time())
         return keys
 
-    # What others ask, while we are a server.
-
-    async def _serve(self, stream: Stream) -> None:
-        """Answer the requests on one inbound stream until the peer ends it or falls silent."""
-        peer = stream.peer
-        if self._serving[peer] >= SERVED_STREAMS_PER_PEER:
-            raise TooManyStreams(f"limit {SERVED_STREAMS_PER_PEER} DHT streams", peer=peer)
-        self._serving[peer] += 1
-        try:
-            while await self._serve_one(stream):
-                pass
-        finally:
-            self._serving[peer] -= 1
-            if not self._serving[peer]:
-                del self._serving[peer]
-
-    async def _serve_one(self, stream: Stream) -> bool:
-        """Answer one request; says whether there may be another."""
-        data: bytes | None = None
-        with trio.move_on_after(SERVED_IDLE_SECONDS):
-            data = await stream.receive_message(MAX_MESSAGE)
-        if data is None:
-            return False
-        answer = self._responder.answer(
-            decode(data),
-            sender=stream.peer,
-            address=stream.connection.remote_address,
-            now=trio.current_time(),
-            wall=self._clock.now(),
-        )
-        if answer is not None:
-            answer = replace(answer, clock=int(self._clock.wall() * 1000))
-            with trio.move_on_after(SEND_SECONDS) as sending:
-                await stream.send_message(encode(answer))
-            if sending.cancelled_caught:
-                stream.reset()
-                return False
-        return True
-
     def _check_open(self) -> None:
         if self._closed:
             raise trio.ClosedResourceError("the DHT is closed")
@@ -495,30 +410,6 @@ class Dht:
         self._schedule.hasten(now=trio.current_time())
         self._announcer.wake()
         self._renewal.hasten()
-
-
-class _MeshDirectory:
-    """Where peers are, as the mesh and its address book know it; see `_answers.Directory`."""
-
-    def __init__(self, mesh: Mesh) -> None:
-        self._mesh = mesh
-
-    def addresses(self, peer: PeerId) -> Sequence[Multiaddr]:
-        """Return the known addresses of `peer`, our own included."""
-        if peer == self._mesh.peer_id:
-            return self._mesh.addresses
-        return self._mesh.book.addresses(peer, hearsay=False)
-
-    def is_connected(self, peer: PeerId) -> bool:
-        """Say whether there is a connection to `peer` now."""
-        return self._mesh.connected(peer) is not None
-
-    def learn(self, peer: PeerId, addresses: Sequence[Multiaddr]) -> None:
-        """Remember addresses for as long as the provider record that brought them."""
-        connection = self._mesh.connected(peer)
-        if connection is None or ip_group(connection.remote_address) is not None:
-            self._mesh.book.distrust(addresses)
-        self._mesh.book.add(peer, addresses, now=trio.current_time(), ttl=PROVIDER_SECONDS)
 
 
 @asynccontextmanager

@@ -28,7 +28,7 @@ from lattica.dht._messages import (
     frame,
 )
 from lattica.dht._requests import IDLE_SECONDS, IDLE_STREAMS_PER_PEER
-from lattica.dht.service import SEND_SECONDS, SERVED_IDLE_SECONDS, SERVED_STREAMS_PER_PEER
+from lattica.dht._serving import SEND_SECONDS, SERVED_IDLE_SECONDS, SERVED_STREAMS_PER_PEER
 from lattica.identity import PeerId
 from lattica.transport import (
     Mesh,
@@ -144,7 +144,7 @@ async def test_a_peer_has_only_so_many_streams(autojump_clock: MockClock, swarm:
         await trio.sleep(1.0)
         await ask(await open_stream(stranger, node), Message(MessageType.PING))
     await trio.sleep(1.0)
-    assert not node.dht._serving
+    assert not node.dht._serving.streams
 
 
 async def test_a_flood_of_provider_records_stays_within_the_quota_of_its_sender(
@@ -189,7 +189,7 @@ async def test_a_peer_that_does_not_read_its_answers_is_given_up(
         with trio.fail_after(SEND_SECONDS + 1.0), pytest.raises(StreamReset):
             while True:  # no answer is ever read, so they fill the window, and the node waits
                 await stream.send_all(question * 1000)
-        assert stranger.peer_id not in nodes[0].dht._serving
+        assert stranger.peer_id not in nodes[0].dht._serving.streams
 
 
 # Peers that answer in their own way.
