@@ -37,7 +37,14 @@ from lattica._models import ModelCalls
 from lattica._nursery import private_nursery
 from lattica._opened import Opening, OpenObject, look_inside
 from lattica._origins import check_public, open_origins
-from lattica._private import check_ticket, is_found_locally, open_keys, private_dht
+from lattica._private import (
+    check_ticket,
+    is_found_locally,
+    open_keys,
+    open_psk,
+    private_dht,
+    under_psk,
+)
 from lattica._reads import Lookup, usage_of, write_range
 from lattica._reference import destination_of, read_reference, source_of
 from lattica._report import FetchReporter, reporter
@@ -164,8 +171,9 @@ async def open_node(
             turns out that others cannot reach this node.
         dht_protocol: which DHT: nodes share peers and records with those of the same protocol ID.
         dht_namespaces: rules for values of yours in the DHT, see `lattica.dht.open_dht`.
-        swarm_key: the key file of a private swarm: only its members are talked to. Default:
-            `swarm.key` in the home, if it is there. On the local network such a node keeps quiet
+        swarm_key: the key file of a private swarm: only its members are talked to. One of libp2p's
+            own form lets go and js nodes with the same key take part. Default: `swarm.key` in the
+            home, if it is there. On the local network such a node keeps quiet
             unless `mdns` is asked for.
 
     Raises:
@@ -192,6 +200,7 @@ async def open_node(
     with open_home(settings.home) as owned:
         identity = await trio.to_thread.run_sync(Identity.load_or_create, owned.key)
         keys = await trio.to_thread.run_sync(open_keys, settings, owned)
+        psk = await trio.to_thread.run_sync(open_psk, settings, owned)
         await trio.to_thread.run_sync(partial(shutil.rmtree, owned.sealing, ignore_errors=True))
         listening = _addresses(settings.texts("listen")) or default_addresses(owned)
         bound = config.parse_quota(settings.text("quota"))
@@ -205,7 +214,7 @@ async def open_node(
                     identity,
                     listen=listening,
                     announce=_addresses(settings.texts("announce")),
-                    transports=transports,
+                    transports=under_psk(transports, psk),
                     swarm=keys,
                 ) as mesh,
                 open_dht(
@@ -233,7 +242,7 @@ async def open_node(
                 async with AsyncExitStack() as more:
                     if dht_server:
                         nursery.start_soon(node._catalog.announce_own)
-                    if is_found_locally(settings, keys):
+                    if is_found_locally(settings, private=keys is not None or psk is not None):
                         await more.enter_async_context(open_mdns(mesh))
                     handler = partial(_requests.handle, node)
                     node._control = await more.enter_async_context(

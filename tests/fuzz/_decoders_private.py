@@ -12,6 +12,7 @@ from lattica.private_swarm import KeyRing, SwarmKey
 from lattica.sealed import Header, NotARecipient, Table
 from lattica.transport import SwarmKeyMismatch
 from lattica.transport._membership import ChannelBinding, MemberProof
+from lattica.transport.pnet import FILE_HEAD, parse_psk
 
 
 def _texts(kind: str) -> list[bytes]:
@@ -43,6 +44,7 @@ def _sealed_header(data: bytes) -> None:
 
 
 DECODERS = {
+    "psk-file": Decoder(lambda: [f"{FILE_HEAD}\n/base16/\n{'5a' * 32}".encode()], parse_psk),
     "sealed-header": Decoder(lambda: vectors("sealed", kind="header"), _sealed_header),
     "sealed-table": Decoder(lambda: vectors("sealed", kind="table"), Table.parse),
     "bitswap": Decoder(lambda: vectors("bitswap"), _bitswap),

@@ -21,7 +21,7 @@ def _needs(path: Path) -> None:
         pytest.skip(f"{path} is not there: run `make interop`")
 
 
-def open_foreign(kind: str) -> AbstractAsyncContextManager[Foreign]:
+def open_foreign(kind: str, *more: str) -> AbstractAsyncContextManager[Foreign]:
     """Start the peer of that kind: implementation, then the one security protocol it offers."""
     name, _, security = kind.partition("-")
     if name == "go":
@@ -30,7 +30,9 @@ def open_foreign(kind: str) -> AbstractAsyncContextManager[Foreign]:
         return open_go_peer(peers.GO_DAEMON, f"-{other}=0", "-dhtServer=1")
     if name == "js":
         _needs(peers.JS_PEER)
-        return open_json_peer([str(peers.JS_NODE), str(peers.JS_PEER), "--security", security])
+        return open_json_peer(
+            [str(peers.JS_NODE), str(peers.JS_PEER), "--security", security, *more]
+        )
     if name == "helia":
         _needs(peers.JS_PEER)
         return open_json_peer([str(peers.JS_NODE), str(peers.JS_PEER.with_name("helia.mjs"))])

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
+from lattica.errors import Unreachable
 from lattica.node import open_node
 from lattica.private_swarm import KeyRing, SwarmKeyError, read_ring, write_ring
 from lattica.transport import MemoryNetwork, SwarmKeyMismatch
+from lattica.transport.pnet import FILE_HEAD
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -156,3 +158,26 @@ async def test_a_key_file_elsewhere_can_be_named(town: Town, tmp_path: Path) -> 
     write_ring(tmp_path / "ours.key", KeyRing.generate())
     async with town.node("a", None, swarm_key=tmp_path / "ours.key") as node:
         assert node.swarm == read_ring(tmp_path / "ours.key").fingerprint
+
+
+async def test_a_key_of_libp2p_s_own_form_keeps_others_out_as_well(
+    town: Town, tmp_path: Path
+) -> None:
+    for name, byte in (("one", "5a"), ("other", "5b")):
+        key = tmp_path / f"{name}.key"
+        key.write_text(f"{FILE_HEAD}\n/base16/\n{byte * 32}")
+        key.chmod(0o600)
+    noise(tmp_path / "file", 300_000)
+    async with (
+        town.node("a", None, swarm_key=tmp_path / "one.key") as owner,
+        town.node("b", None, swarm_key=tmp_path / "one.key") as member,
+        town.node("c", None, swarm_key=tmp_path / "other.key") as stranger,
+        town.node("d", None) as public,
+    ):
+        shared = await owner.share(tmp_path / "file")
+        await member.get(shared.ticket, tmp_path / "got")
+        assert (tmp_path / "got").read_bytes() == (tmp_path / "file").read_bytes()
+        for other in (stranger, public):
+            with pytest.raises(Unreachable):
+                await other.ping(owner.addresses[0])
+        assert {peer.peer for peer in owner.peers()} == {member.id}

@@ -1,5 +1,5 @@
 // A js-libp2p node under remote control: one JSON object a line in, one a line out.
-// usage: node peer.mjs [--security noise|tls] [--kad PROTOCOL]
+// usage: node peer.mjs [--security noise|tls] [--kad PROTOCOL] [--psk FILE]
 import { createLibp2p } from 'libp2p'
 import { tcp } from '@libp2p/tcp'
 import { noise } from '@libp2p/noise'
@@ -12,6 +12,8 @@ import { gossipsub } from '@libp2p/gossipsub'
 import { multiaddr } from '@multiformats/multiaddr'
 import { peerIdFromString } from '@libp2p/peer-id'
 import { CID } from 'multiformats/cid'
+import { preSharedKey } from '@libp2p/pnet'
+import { readFileSync } from 'node:fs'
 import { setMaxListeners } from 'node:events'
 import readline from 'node:readline'
 
@@ -27,6 +29,7 @@ const unlimited = { maxInboundStreams: 100000, maxOutboundStreams: 100000 }
 const node = await createLibp2p({
   addresses: { listen: ['/ip4/127.0.0.1/tcp/0'] },
   transports: [tcp()],
+  ...(option('psk') ? { connectionProtector: preSharedKey({ psk: readFileSync(option('psk')) }) } : {}),
   connectionEncrypters: [option('security', 'noise') === 'tls' ? tls() : noise()],
   streamMuxers: [yamux()],
   connectionGater: { denyDialMultiaddr: () => false },
