@@ -80,6 +80,27 @@ def pseudo_peer(origin: Origin) -> PeerId:
     return PeerId.from_bytes(b"\x12\x20" + hashlib.sha256(origin.name.encode()).digest())
 
 
+async def index_of_origin(
+    origin: Origin, root: CID, segments: Segments | None
+) -> Mapping[CID, bytes | memoryview]:
+    """Return the index blocks of `root` that an origin has or, on this machine, leads to.
+
+    Each as claimed: hash it before use. Raises OriginError.
+    """
+    if (data := await origin.index()) is not None:
+        with suppress(IndexFileError):
+            return await trio.to_thread.run_sync(decode_index, data, root)
+    if origin.local is None:
+        return {}
+    built = await build_in_thread(
+        origin.local,
+        segments=segments,
+        hash_function=root.hash_function,
+        symlinks=Symlinks.FOLLOW,
+    )
+    return built.index
+
+
 class OriginSide(Protocol):
     """What an origin asks of the fetch, beyond `_session.Side`."""
 

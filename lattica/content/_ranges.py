@@ -24,7 +24,7 @@ from lattica.errors import InvalidInput, NotFound
 
 from ._blocks import Want
 from ._segments import SegmentRoots
-from ._select import Selected, prune
+from ._select import Selecting
 from ._unixfs import DagError, DirectoryNode, decode
 from ._walk import MAX_TREE_DEPTH, Tree, Walker
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from ._blocks import Blocks
     from ._dag import Leaf
-    from ._select import Selection
+    from ._select import Selected, Selection
     from ._unixfs import FileNode
     from ._walk import TreeFile
 
@@ -169,25 +169,13 @@ class ObjectReader:
             InvalidInput: patterns for what is a single file.
             NothingSelected: no file is taken.
         """
-        tree, nodes = Tree(self.root), {}
-        while not tree.done:
-            needed = tree.needed()
+        selecting = Selecting(self.root, selection)
+        while not selecting.tree.done:
+            needed = selecting.tree.needed()
             wants = await self._blocks.request([Want(cid.multihash, None, 0, "") for cid in needed])
             for cid, want in zip(needed, wants, strict=True):
-                block = await want.wait()
-                tree.receive(cid, block)
-                node = decode(cid, block) if cid.codec == Codec.DAG_PB else None
-                if isinstance(node, DirectoryNode):
-                    nodes[cid] = node
-        if not selection:
-            return Selected(self.root, tuple(tree.files), {})
-        if not tree.is_directory:
-            raise InvalidInput(
-                f"{self.root} is a single file", cid=self.root, hint="patterns are for directories"
-            )
-        root, blocks = prune(self.root, nodes, selection)
-        files = tuple(file for file in tree.files if selection.takes(file.path))
-        return Selected(root, files, blocks)
+                selecting.receive(cid, await want.wait())
+        return selecting.result()
 
     async def segments(self, lengths: Sequence[int]) -> list[CID]:
         """Return the root of each segment of this file, which is cut into `lengths`, in bytes.

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 from lattica.cid import CID, Codec
 from lattica.errors import InvalidInput
 
-from ._unixfs import DirectoryNode, Entry, encode_directory
+from ._unixfs import DirectoryNode, Entry, decode, encode_directory
+from ._walk import Tree, Walker
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -107,6 +108,86 @@ def prune(
     if left is None:
         raise NothingSelected(f"no file of {root} is selected", cid=root)
     return left[0], blocks
+
+
+class Selecting:
+    """Finds out what a selection takes of an object, from its directories: blocks in, result out.
+
+    Attributes:
+        tree: says which blocks are needed.
+    """
+
+    def __init__(self, root: CID, selection: Selection) -> None:
+        """Begin at `root`. Raises InvalidInput when it cannot name content."""
+        self.tree = Tree(root)
+        self._selection = selection
+        self._nodes: dict[CID, DirectoryNode] = {}
+
+    def receive(self, cid: CID, block: bytes | memoryview) -> None:
+        """Take a block that is needed. Raises as `Tree.receive`."""
+        self.tree.receive(cid, block)
+        node = decode(cid, block) if cid.codec == Codec.DAG_PB else None
+        if isinstance(node, DirectoryNode):
+            self._nodes[cid] = node
+
+    def result(self) -> Selected:
+        """Return what is taken, once the tree is done.
+
+        Raises:
+            InvalidInput: patterns for what is a single file.
+            NothingSelected: no file is taken.
+        """
+        root, files = self.tree.root, self.tree.files
+        if not self._selection:
+            return Selected(root, tuple(files), {})
+        if not self.tree.is_directory:
+            raise InvalidInput(
+                f"{root} is a single file", cid=root, hint="patterns are for directories"
+            )
+        left, blocks = prune(root, self._nodes, self._selection)
+        taken = tuple(file for file in files if self._selection.takes(file.path))
+        return Selected(left, taken, blocks)
+
+
+def select_from(
+    root: CID, blocks: Mapping[CID, bytes | memoryview], selection: Selection
+) -> Selected | None:
+    """Return what `selection` takes of an object whose index blocks are at hand; None: some lack.
+
+    *Slow*, where the index is large. The result's `blocks` are all that a fetch needs.
+
+    Raises:
+        IntegrityError, DagError, TreeTooLarge: a block is not what it claims, or malformed.
+        Else as `Selecting.result`.
+    """
+    selecting = Selecting(root, selection)
+    while not selecting.tree.done:
+        for cid in selecting.tree.needed():
+            if cid not in blocks:
+                return None
+            selecting.receive(cid, blocks[cid])
+    selected = selecting.result()
+    needed = dict(selected.blocks)
+    for file in selected.files:
+        if file.root.codec == Codec.DAG_PB and not _take_index(file, blocks, needed):
+            return None
+    return Selected(selected.root, selected.files, needed)
+
+
+def _take_index(
+    file: TreeFile, blocks: Mapping[CID, bytes | memoryview], into: dict[CID, bytes]
+) -> bool:
+    """Copy the index blocks of a file, each checked. False: some lack."""
+    walker = Walker(file.root, size=file.size)
+    while not walker.done:
+        for cid in walker.needed():
+            if cid not in blocks:
+                return False
+            into[cid] = bytes(blocks[cid])
+            walker.receive(cid, into[cid])
+        for _ in walker.leaves():
+            pass
+    return True
 
 
 def _prune(

@@ -11,7 +11,7 @@ verified is served at once, and a peer that asks us for what we are fetching is 
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -19,18 +19,20 @@ import trio
 
 from lattica._nursery import private_nursery
 from lattica.cid import CID, Codec
-from lattica.errors import InvalidInput
+from lattica.errors import IntegrityError, InvalidInput, NotFound, Unreachable
 
 from ._bans import Bans
 from ._blocks import Blocks
 from ._budget import Budget
 from ._compress import Compress, LeafPacker
 from ._dag import LeafTable
-from ._events import Fetched
+from ._events import Fetched, OriginError, OriginLacksIt
 from ._fetchers import Fetchers
 from ._messages import HEAD_SIZE, PROTOCOL, Status, unpack_bitmap
+from ._origin import index_of_origin
 from ._ranges import open_object
 from ._repair import repair
+from ._select import select_from
 from ._serve import Conversation, TooManyStreams, converse
 from ._traffic import ExchangeLimits, ExchangeStats
 from ._unixfs import DagError
@@ -52,12 +54,13 @@ if TYPE_CHECKING:
     from ._origin import Origin
     from ._ranges import ObjectReader
     from ._reading import BlockBatch
-    from ._select import Selection
+    from ._select import Selected, Selection
     from ._serve import Gains
     from ._values import VerifyReport
     from .bitswap import Bitswap
     from .store import Store
 
+_SELECT_SECONDS = 6.0  # that peers have to tell the index, where origins may know it
 _READERS = 4  # worker threads that read for all streams: more do not make two cores faster
 _REPAIR_CACHE_BYTES = 16 << 20  # of blocks kept while an object is mended
 _MAX_TABLES = 8  # files whose leaves were asked for by range lately
@@ -138,10 +141,17 @@ class Exchange:
         part = None
         if selection:
             recorder = None if more is None else _Recorder(more)
-            async with self.open(
-                root, providers=providers, more=recorder, patience=patience
-            ) as reader:
-                selected = await reader.select(selection)
+            wait = min(patience, _SELECT_SECONDS) if origins else patience
+            try:
+                async with self.open(
+                    root, providers=providers, more=recorder, patience=wait
+                ) as reader:
+                    selected = await reader.select(selection)
+            except (NotFound, Unreachable):
+                found = await self._select_at_origins(root, selection, origins, segments)
+                if found is None:
+                    raise
+                selected = found
             if selected.root != root:
                 part, root = (root, selected.blocks), selected.root
             providers = [*providers, *(recorder.heard if recorder else ())]
@@ -157,6 +167,22 @@ class Exchange:
         return await self._run(
             fetch, providers, more, overwrite=overwrite, name=name, segments=segments
         )
+
+    async def _select_at_origins(
+        self,
+        root: CID,
+        selection: Selection,
+        origins: Sequence[Origin],
+        segments: Segments | None,
+    ) -> Selected | None:
+        """Find out from the first origin that knows the index what is selected."""
+        for origin in origins:
+            with suppress(OriginError, OriginLacksIt, IntegrityError):
+                blocks = await index_of_origin(origin, root, segments)
+                select = partial(select_from, root, blocks, selection)
+                if (found := await trio.to_thread.run_sync(select)) is not None:
+                    return found
+        return None
 
     def _fetch(
         self,

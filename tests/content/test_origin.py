@@ -41,7 +41,8 @@ class FakeOrigin:
     """Files in memory, given in odd pieces, `delay` seconds before each."""
 
     def __init__(self, files: dict[str, bytes], index: bytes | None = None) -> None:
-        self.name, self.local = "https://example.org/model", None
+        self.name = "https://example.org/model"
+        self.local: Path | None = None
         self.files, self._index = files, index
         self.delay = 0.0
         self.broken = False

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from lattica.cid import CID, Codec
 from lattica.content import (
     NoProvider,
     NothingSelected,
@@ -16,9 +17,12 @@ from lattica.content import (
     UnsafeName,
     _names,
     build,
+    encode_index,
 )
 from lattica.content._names import check_new_names, check_written_names
 from lattica.errors import InvalidInput
+
+from .test_origin import FakeOrigin
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -86,6 +90,33 @@ async def test_a_part_is_what_somebody_would_have_who_shared_that_part(
         assert not other.store.verify(fetched.stored.root).damaged_count
         again = await third.fetch(fetched.stored.root, other)
         assert again.received_bytes == fetched.received_bytes
+
+
+@pytest.mark.parametrize("kind", ["index file", "on this machine"])
+async def test_a_part_comes_from_an_origin_where_no_peer_is(
+    swarm: Any, autojump_clock: MockClock, kind: str
+) -> None:
+    selection = Selection(("*-00001-*", "*.json"))
+    async with swarm.peers(1) as (peer,):
+        source = lay_out(peer, MODEL)
+        built = build(source)
+        content = {name: (source / name).read_bytes() for name in MODEL}
+        origin = FakeOrigin(content, encode_index(built.root, built.index))
+        if kind == "on this machine":
+            origin = FakeOrigin(content)
+            origin.local = source
+        fetched = await peer.fetch(built.root, origins=[origin], selection=selection)
+        assert fetched.stored.root == build(source, selection=selection).root
+        assert {str(path.relative_to(peer.got)) for path in peer.got.rglob("*.*")} == {
+            "config.json",
+            "model-00001-of-00002.safetensors",
+            "original/params.json",
+        }
+        assert {path for path, _, _ in origin.asked} <= set(MODEL)
+        with pytest.raises(NoProvider):
+            await peer.fetch(
+                CID.of(b"x", Codec.DAG_PB), origins=[origin], selection=selection, patience=1
+            )
 
 
 async def test_everything_selected_is_the_object_itself(
