@@ -212,10 +212,14 @@ class Catalog:
         chosen = [one for one in found.values() if approvers is None or one.signer in approvers]
         return sorted(chosen, key=lambda one: (one.created, one.signer.raw))
 
+    async def approving(self, signed: SignedManifest, rule: Rule) -> frozenset[PeerId]:
+        """Return which of the approvers of a rule approve of a version."""
+        said = await self.statements(signed.cid, rule.approvers)
+        return rule.approving(signed.cid, signed.signer, said)
+
     async def approved(self, signed: SignedManifest, rule: Rule) -> bool:
         """Say whether enough of the approvers of a rule approve of a version."""
-        said = await self.statements(signed.cid, rule.approvers)
-        return rule.approved(signed.cid, signed.signer, said)
+        return len(await self.approving(signed, rule)) >= rule.needed
 
     # names
 

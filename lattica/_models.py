@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -15,7 +16,8 @@ from lattica._publish import (
     publish_name,
     version_before,
 )
-from lattica._reference import read_reference
+from lattica._reference import is_name, read_reference
+from lattica._tensor_files import Choice
 from lattica.cid import CID, Codec
 from lattica.errors import InvalidInput
 from lattica.models import Name, Rule, Verdict, check_name
@@ -26,7 +28,6 @@ from lattica.transport import PeerInfo
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
-    from pathlib import Path
 
     from lattica._catalog import Catalog
     from lattica._deltas import Deltas
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from lattica.content import Exchange, Store, StoredObject
     from lattica.identity import PeerId
     from lattica.models import DeltaLink, Lineage, SignedManifest
-    from lattica.results import ProgressCallback
+    from lattica.results import ProgressCallback, TensorsFetched
     from lattica.transport import Mesh, Multiaddr
 
 
@@ -130,6 +131,41 @@ class ModelCalls:
             wire_bytes=wire_bytes,
         )
 
+    async def get_tensors(
+        self,
+        ref: Ref,
+        destination: Path | str,
+        *,
+        choice: Choice | None = None,
+        path: str = "",
+        peers: Sequence[Multiaddr | str] = (),
+        overwrite: bool = False,
+        progress: ProgressCallback | None = None,
+        timeout: float | None = None,
+    ) -> TensorsFetched:
+        """Fetch chosen tensors of a checkpoint into a safetensors file of their own.
+
+        Args:
+            ref: a ticket, a CID, or a name.
+            destination: the file to make.
+            choice: which tensors, and which parts of them; all where left out.
+            path: which file or folder, when the object is a directory.
+            peers: addresses of peers to ask beside those that are found.
+            overwrite: replace what stands at `destination`.
+            progress: called with `Progress` a few times a second.
+            timeout: seconds for all of it.
+
+        Raises:
+            NoTensors: it is no checkpoint.
+            InvalidInput: a choice that is none; something stands at `destination`.
+        """
+        with deadline(timeout, f"get tensors of {ref}"):
+            async with Opening(self._opened(ref, path, peers), self._keep_open) as model:
+                return await model.write(
+                    Path(destination), choice or Choice(), overwrite=overwrite, progress=progress
+                )
+        raise AssertionError  # a deadline that was missed has raised
+
     async def manifest(
         self,
         ref: Ref,
@@ -214,6 +250,18 @@ class ModelCalls:
                 for one in await self._catalog.statements(cid)
             ]
         raise AssertionError  # a deadline that was missed has raised
+
+    async def approving(self, signed: SignedManifest, rule: Rule) -> frozenset[PeerId]:
+        """Return which of the approvers of a rule approve of a version."""
+        return await self._catalog.approving(signed, rule)
+
+    async def tell_own_names(self) -> None:
+        """Wait until the DHT keeps the records of this node's names."""
+        await self._catalog.announce_own()
+
+    async def tell_statements(self, cid: CID) -> None:
+        """Wait until the DHT keeps what this node says of a manifest."""
+        await self._catalog.announce_statements(cid)
 
     async def is_approved(self, signed: SignedManifest, rule: Rule) -> bool:
         """Say whether enough of the approvers of a rule approve of a version."""
@@ -305,6 +353,4 @@ class _Newest:
 
 def _name_in(ref: object) -> Name | None:
     """Return the name that a text is; None where it is a ticket or CID."""
-    if not isinstance(ref, str) or "/" not in ref or ref.startswith(("/", "ipfs://")):
-        return None
-    return Name.parse(ref.strip())
+    return Name.parse(ref.strip()) if isinstance(ref, str) and is_name(ref) else None

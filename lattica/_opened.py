@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from lattica._report import reporter
+from lattica._tensor_files import write_tensors
 from lattica.errors import InvalidInput, LatticaError
 from lattica.models import MalformedCheckpoint, Name, SafetensorsError, open_tensors
 from lattica.results import Phase
@@ -26,9 +27,11 @@ if TYPE_CHECKING:
         Sequence,
     )
     from contextlib import AbstractAsyncContextManager
+    from pathlib import Path
     from types import TracebackType
 
     from lattica._models import ModelCalls
+    from lattica._tensor_files import Choice
     from lattica.cid import CID
     from lattica.codec import Array
     from lattica.content import ObjectReader, Selected, Selection, TreeFile
@@ -42,7 +45,7 @@ if TYPE_CHECKING:
         TensorInfo,
         TensorReader,
     )
-    from lattica.results import ProgressCallback
+    from lattica.results import ProgressCallback, TensorsFetched
     from lattica.transport import Multiaddr
 
 SUFFIX = ".safetensors"
@@ -211,6 +214,20 @@ class OpenObject:
         model = self._model
         chosen = [one for one in model.select() if one.tensor.name in state]
         return await model.load_into(state, strict=strict, progress=_counter(progress, chosen))
+
+    async def write(
+        self,
+        destination: Path,
+        choice: Choice,
+        *,
+        overwrite: bool = False,
+        progress: ProgressCallback | None = None,
+    ) -> TensorsFetched:
+        """Write chosen tensors into a safetensors file; see `AsyncNode.get_tensors`."""
+        counter = None if progress is None else reporter(progress, Phase.FETCH, 0)
+        return await write_tensors(
+            self._model, choice, destination, overwrite=overwrite, progress=counter
+        )
 
     async def matches(self, state: Mapping[str, Any]) -> bool:
         """Say whether `state` is this checkpoint, bit by bit. No tensor is fetched for it."""

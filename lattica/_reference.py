@@ -52,6 +52,11 @@ def read_reference(ref: Ticket | CID | str) -> tuple[CID, Ticket | None]:
         raise InvalidReference(f"{text[:80]!r} is neither a ticket nor a CID: {error}") from None
 
 
+def is_name(ref: object) -> bool:
+    """Say whether a reference is the name of a model, `<peer id>/team/model`."""
+    return isinstance(ref, str) and "/" in ref and not ref.strip().startswith(("/", "ipfs:"))
+
+
 def destination_of(destination: Path | str | None, name: str) -> Path:
     """Return where to put an object called `name`, absolute: an existing directory gets it inside.
 

@@ -10,6 +10,7 @@ import trio
 
 from lattica._control import UnknownMethod
 from lattica._dht_requests import DHT_METHODS
+from lattica._model_requests import MODEL_METHODS
 from lattica.cid import HashFunction
 from lattica.errors import InvalidInput
 
@@ -204,6 +205,7 @@ async def _verify(node: AsyncNode, params: _Params, progress: ProgressCallback) 
 
 METHODS: dict[str, Method] = {
     **DHT_METHODS,
+    **MODEL_METHODS,
     "status": _status,
     "share": _share,
     "get": _get,

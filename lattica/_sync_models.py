@@ -5,17 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lattica._progress import shown
+from lattica._sync_opened import BlockingObject
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
     from pathlib import Path
 
+    from lattica._opened import OpenObject
     from lattica._publish import Ref
+    from lattica._tensor_files import Choice
     from lattica.codec import Value
     from lattica.identity import PeerId
     from lattica.models import DeltaLink, Lineage, Name, Rule, SignedManifest, Verdict
     from lattica.node import AsyncNode
-    from lattica.results import ProgressCallback, Published, Stated
+    from lattica.results import ProgressCallback, Published, Stated, TensorsFetched
     from lattica.transport import Multiaddr
 
     _T = TypeVar("_T")
@@ -62,6 +65,33 @@ class BlockingModelCalls:
                 )
             )
 
+    def get_tensors(
+        self,
+        ref: Ref,
+        destination: Path | str,
+        *,
+        choice: Choice | None = None,
+        path: str = "",
+        peers: Sequence[Multiaddr | str] = (),
+        overwrite: bool = False,
+        progress: ProgressCallback | bool | None = None,
+        timeout: float | None = None,
+    ) -> TensorsFetched:
+        """Fetch chosen tensors into a file of their own; see `AsyncNode.get_tensors`."""
+        with shown(progress, "get tensors") as callback:
+            return self._call(
+                lambda node: node.get_tensors(
+                    ref,
+                    destination,
+                    choice=choice,
+                    path=path,
+                    peers=peers,
+                    overwrite=overwrite,
+                    progress=callback,
+                    timeout=timeout,
+                )
+            )
+
     def manifest(
         self, ref: Ref, *, peers: Sequence[Multiaddr | str] = (), timeout: float | None = None
     ) -> SignedManifest:
@@ -73,6 +103,20 @@ class BlockingModelCalls:
     ) -> SignedManifest:
         """Return the manifest of the newest version of a name; see `AsyncNode.latest`."""
         return self._call(lambda node: node.latest(name, rule=rule, timeout=timeout))
+
+    def open_latest(
+        self,
+        name: Name | str,
+        *,
+        rule: Rule | None = None,
+        peers: Sequence[Multiaddr | str] = (),
+    ) -> BlockingObject:
+        """Open the newest version of a name; see `AsyncNode.open_latest`."""
+
+        async def opening(node: AsyncNode) -> OpenObject:
+            return await node.open_latest(name, rule=rule, peers=peers)
+
+        return BlockingObject(self._call(opening), lambda call: self._call(lambda _node: call()))
 
     def lineage(
         self, ref: Ref, *, peers: Sequence[Multiaddr | str] = (), timeout: float | None = None
@@ -99,6 +143,10 @@ class BlockingModelCalls:
     def is_approved(self, signed: SignedManifest, rule: Rule) -> bool:
         """Say whether enough of the approvers of a rule approve of a version."""
         return self._call(lambda node: node.is_approved(signed, rule))
+
+    def approving(self, signed: SignedManifest, rule: Rule) -> frozenset[PeerId]:
+        """Return which of the approvers of a rule approve of a version."""
+        return self._call(lambda node: node.approving(signed, rule))
 
     def trusted(self) -> dict[PeerId, str]:
         """Return the keys that the user trusts, with their notes."""

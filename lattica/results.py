@@ -282,6 +282,16 @@ class Published(Result):
 
 
 @dataclass(frozen=True, slots=True)
+class TensorsFetched(Result):
+    """Chosen tensors, now in a safetensors file at `path`."""
+
+    path: Path
+    tensors: int
+    size: int  # bytes of the file
+    read_bytes: int  # of the tensors that were read for it
+
+
+@dataclass(frozen=True, slots=True)
 class Stated(Result):
     """What somebody said of a manifest, signed by them."""
 

@@ -41,6 +41,7 @@ NODE = {
     "_home",
     "_listen",
     "_mdns",
+    "_model_requests",
     "_models",
     "_origins",
     "_opened",
@@ -54,6 +55,7 @@ NODE = {
     "_sealed",
     "_swarm",
     "_sync_models",
+    "_tensor_files",
     "_sync_opened",
     "_sync_reads",
 }

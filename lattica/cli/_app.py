@@ -17,7 +17,7 @@ import typer
 
 from lattica._control import NodeNotRunning, Request
 
-from . import _delta, _show
+from . import _delta, _manifests, _show, _tensors
 from ._dht import dht
 from ._index import write_index
 from ._options import (
@@ -335,6 +335,20 @@ def get(
     file: Annotated[
         str, typer.Option("--file", metavar="PATH", help="Of which file in it --range is.")
     ] = "",
+    layers: Annotated[
+        str | None,
+        typer.Option("--layers", metavar="A:B", help="Of a model, layers A to B - 1 only."),
+    ] = None,
+    tensor: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--tensor", metavar="NAME", help="This tensor, or 'NAME[0:128]' of it (repeatable)."
+        ),
+    ] = None,
+    rank: Annotated[
+        str | None,
+        typer.Option("--rank", metavar="R/N", help="Of each tensor, part R of N of its rows."),
+    ] = None,
     serve: Annotated[
         bool, typer.Option("--serve", help="Stay and serve it to others, until Ctrl-C.")
     ] = False,
@@ -376,9 +390,16 @@ def get(
         compress=compress,
         quota=quota,
     ) as session:
-        from lattica._reference import read_reference
+        from lattica._reference import is_name, read_reference
 
-        cid, ticket = read_reference(ref)  # before anything starts: most mistakes are made here
+        # Before anything starts: most mistakes are made here. A name is looked up by the node.
+        cid, ticket = (ref, None) if is_name(ref) else read_reference(ref)
+        if layers is not None or rank is not None or tensor:
+            choice = {"layers": layers, "rank": rank, "tensors": list(tensor or ())}
+            choice |= {"include": list(include or ()), "exclude": list(exclude or ())}
+            options = {"path": file, "peers": list(from_peer or ()), "timeout": timeout}
+            _tensors.get_selection(session, ref, output, choice | options, overwrite=force)
+            return
         if byte_range is not None:
             options = {"peers": list(from_peer or ()), "overwrite": force, "timeout": timeout}
             get_range(session, ref, byte_range, output, file=file, options=options)
@@ -597,6 +618,10 @@ def conform(
 app.command()(sim)
 app.add_typer(dht)
 app.add_typer(swarm_app, name="swarm")
+app.add_typer(_tensors.app, name="tensor", help="List, print and compare tensors.")
+app.command("publish")(_manifests.publish)
+app.add_typer(_manifests.app, name="manifest", help="Show, check, sign and approve manifests.")
+app.add_typer(_manifests.trust_app, name="trust", help="Say whose signatures to believe.")
 app.add_typer(_delta.app, name="delta", help="Write a checkpoint as its difference from another.")
 
 

@@ -46,6 +46,10 @@ BootstrapOption = Annotated[
 MdnsOption = Annotated[
     bool | None, typer.Option("--mdns/--no-mdns", help="Find peers on the local network.")
 ]
+FromOption = Annotated[
+    list[str] | None,
+    typer.Option("--from", metavar="ADDR", help="Ask this peer, too (repeatable)."),
+]
 IncludeOption = Annotated[
     list[str] | None,
     typer.Option(
