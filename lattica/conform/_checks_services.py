@@ -154,6 +154,21 @@ async def long_dht_messages_end_the_stream(target: Target) -> None:
         await expect_reset(stream)
 
 
+async def unsigned_values_are_refused(target: Target) -> None:
+    """PUT_VALUE of what nobody signed is answered without a record, or with a reset."""
+    key = b"/lattica/conform/" + os.urandom(8).hex().encode()
+    record = dht.Record(key, b"nobody signed this")
+    async with _stream(target, _spoken(target, _KAD_SUFFIX)) as stream:
+        put = dht.Message(dht.MessageType.PUT_VALUE, key, record)
+        await stream.send_message(dht.encode(put))
+        try:
+            answer = await stream.receive_message(dht.MAX_MESSAGE)
+        except StreamReset:
+            return
+        if answer is not None and dht.decode(answer).record is not None:
+            raise Failure("the node says that it keeps a value that nobody signed")
+
+
 # Gossip
 
 
@@ -215,6 +230,7 @@ SERVICE_CHECKS = (
         _KAD_SUFFIX,
         hostile=True,
     ),
+    Check("dht-unsigned", "dht.md §7.7", unsigned_values_are_refused, _KAD_SUFFIX, hostile=True),
     Check("dht-long", "dht.md §4.5", long_dht_messages_end_the_stream, _KAD_SUFFIX, hostile=True),
     Check("gossip-open", "gossip.md §1.2", gossip_streams_stay_open, "/meshsub/1.1.0"),
     Check(

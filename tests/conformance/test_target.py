@@ -223,6 +223,11 @@ def finding(
     return handler
 
 
+async def repeat(stream: Stream) -> None:
+    while message := await stream.receive_message(1 << 20):
+        await stream.send_message(message)
+
+
 async def name_the_asker(stream: Stream) -> None:
     message = dht.decode(await stream.receive_message(1 << 20) or b"")
     asker = dht.Peer(PeerInfo(stream.peer, (LOOPBACK,)))
@@ -284,6 +289,7 @@ MUTANTS = {
     "dht: silence": ("dht-find-node", KAD, hang),
     "dht: goodbye": ("dht-find-node", KAD, leave),
     "dht: takes garbage": ("dht-garbage", KAD, take_anything),
+    "dht: keeps anything": ("dht-unsigned", KAD, repeat),
     "dht: waits for a long one": ("dht-long", KAD, take_anything),
     "gossip: ends our stream": ("gossip-open", GOSSIP, end_at_once),
     "gossip: writes on our stream": ("gossip-open", GOSSIP, write_back),
