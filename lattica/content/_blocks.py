@@ -385,7 +385,7 @@ class Blocks:
             self._providers.ring()
         return lie
 
-    def received(self, peer: PeerId, stage: Stage, size: int, wire: int) -> None:
+    def received(self, peer: PeerId, stage: Stage | None, size: int, wire: int) -> None:
         """Count what came."""
         self._stats.received(peer, size, wire)
 

@@ -110,6 +110,9 @@ class OriginSide(Protocol):
     def alive(self) -> None:
         """Note that something comes, although nothing is verified yet."""
 
+    def received_whole(self, peer: PeerId, size: int) -> None:
+        """Note that so much came of a file that can be verified only at its end."""
+
     def tell(self, event: FetchEvent) -> None:
         """Pass an event on to the caller."""
 
@@ -298,7 +301,7 @@ class OriginSession:
         """Hash all that the origin has; raises OriginMismatch unless its root is the right one."""
         root = stage.root
         if self._origin.local is not None:
-            built = await self._build(self._origin.local, root)
+            built = await self._build(self._origin.local, root, self._segments)
         elif stage.is_directory:
             raise OriginLacksIt(
                 f"{self._origin.name} cannot list a directory, and no peer tells its index",
@@ -309,7 +312,8 @@ class OriginSession:
             spool = stage.part_path.with_name(f"{stage.part_path.name}.origin{_CUT_SUFFIX}")
             try:
                 await self._receive(spool)
-                built = await self._build(spool, root)
+                is_cut = stage.destination.name.endswith(_CUT_SUFFIX)  # as far as its name says
+                built = await self._build(spool, root, self._segments if is_cut else None)
                 if built.root == root:
                     await trio.to_thread.run_sync(os.replace, spool, stage.part_path)
             finally:
@@ -319,7 +323,7 @@ class OriginSession:
             raise OriginMismatch(f"{self._origin.name} is not {root}, but {built.root}", cid=root)
         return built
 
-    async def _build(self, path: Path, root: CID) -> Built:
+    async def _build(self, path: Path, root: CID, segments: Segments | None) -> Built:
         """Hash `path`; a file whose name tells nothing, cut in either way."""
         build = partial(
             build_in_thread,
@@ -328,9 +332,9 @@ class OriginSession:
             symlinks=Symlinks.FOLLOW,
             progress=lambda _count: self._fetch.alive(),
         )
-        built = await build(segments=self._segments)
+        built = await build(segments=segments)
         if built.root != root and self._segments is not None and built.kind is Kind.FILE:
-            built = await build()
+            built = await build(segments=None if segments else self._segments)
         return built
 
     async def _receive(self, spool: Path) -> None:
@@ -342,6 +346,6 @@ class OriginSession:
             ):
                 async for piece in pieces:
                     await file.write(piece)
-                    self._fetch.alive()
+                    self._fetch.received_whole(self.peer, len(piece))
         except OSError as error:
             raise StorageError(f"cannot write {spool}: {error.strerror}") from error

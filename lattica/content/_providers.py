@@ -30,6 +30,7 @@ from ._bans import ProviderBanned
 from ._events import (
     LeafMismatch,
     OriginLeft,
+    OriginUsed,
     ProviderJoined,
     ProviderLeft,
     ProviderSlow,
@@ -77,8 +78,8 @@ class Keeper(Protocol):
     async def settle(self, peer: PeerId, stage: Stage, items: list[Item]) -> LeafMismatch | None:
         """As `_session.Side.settle`."""
 
-    def received(self, peer: PeerId, stage: Stage, size: int, wire: int) -> None:
-        """As `_session.Side.received`."""
+    def received(self, peer: PeerId, stage: Stage | None, size: int, wire: int) -> None:
+        """As `_session.Side.received`; without a stage, of content that is not verified yet."""
 
     def tell(self, event: FetchEvent) -> None:
         """Pass an event on to the caller."""
@@ -125,6 +126,7 @@ class Providers:
         self._budget = budget if budget.is_limited else None
         self._origins = {pseudo_peer(origin): origin for origin in origins}
         self._segments = segments  # how an origin's files are cut
+        self._used: set[str] = set()  # of the origins, those that the caller was told of
         self._slots = trio.Semaphore(limits.providers)
         self._nursery: trio.Nursery | None = None
         self._scope: trio.CancelScope | None = None
@@ -293,8 +295,17 @@ class Providers:
         """Something comes, although nothing is verified yet."""
         self._last_gain = trio.current_time()
 
+    def received_whole(self, peer: PeerId, size: int) -> None:
+        """Count what came of a file that can be verified only at its end."""
+        self.alive()
+        self._keeper.received(peer, None, size, size)
+
     def tell(self, event: FetchEvent) -> None:
-        """Pass an event on to the caller."""
+        """Pass an event on to the caller; that an origin is used, once, however often it is."""
+        if isinstance(event, OriginUsed):
+            if event.name in self._used:
+                return
+            self._used.add(event.name)
         self._keeper.tell(event)
 
     # --- one provider

@@ -164,6 +164,11 @@ class IndexStage:
         """Where the object is written until it is whole."""
         return self._download.part_path
 
+    @property
+    def destination(self) -> Path:
+        """Where the object will be."""
+        return self._download.destination
+
     def wanted_of(
         self, blocks: Mapping[CID, bytes | bytearray | memoryview]
     ) -> list[tuple[int, memoryview]]:

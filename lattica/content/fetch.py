@@ -281,10 +281,10 @@ class Fetch:
             elif trio.current_time() >= self._told_at + _PROGRESS_SECONDS:
                 self._tell_progress(stage)
 
-    def received(self, peer: PeerId, stage: Stage, size: int, wire: int) -> None:
+    def received(self, peer: PeerId, stage: Stage | None, size: int, wire: int) -> None:
         """Count what came, whether it will prove right or not."""
         self._stats.received(peer, size, wire)
-        if stage.is_content:
+        if stage is None or stage.is_content:
             self._received[peer] = self._received.get(peer, 0) + size
             self._wire_bytes += wire
 

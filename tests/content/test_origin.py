@@ -105,7 +105,7 @@ async def test_an_origin_without_an_index_is_hashed_whole_and_then_believed(
         origin = FakeOrigin({"": path.read_bytes()})
         fetched = await peer.fetch(build(path).root, origins=[origin])
         assert peer.got.read_bytes() == path.read_bytes()
-        assert fetched.stored.size == size
+        assert fetched.stored.size == fetched.origin_bytes == size
         assert not list(peer.folder.glob("*.part*"))
 
 
@@ -238,6 +238,7 @@ async def test_when_the_origin_dies_the_mesh_serves_on(
             await peer.fetch(root, origins=[origin], patience=20)
         assert "refused" in str(caught.value)
         assert "refused" in peer.told(OriginLeft)[0].reason
+        assert len(peer.told(OriginUsed)) == 1  # though it was tried again and again
 
 
 async def test_an_origin_that_was_cut_off_is_tried_again(
