@@ -4,12 +4,18 @@ Two levels, one vocabulary of faults (`Partition`, `Heal`, `Crash`, `Restart`, `
 
 - `Simulation`: pure state machines in one plain loop, for a hundred to ten thousand nodes. Whatever
   is handed a `Host` (time, chance, a way to send, a disk that survives) can be driven by it.
-- `open_memory_meshes`: whole nodes over a `MemoryNetwork` under
+- `open_cluster`, `open_memory_meshes`: whole nodes over a `MemoryNetwork` under
   `trio.testing.MockClock`, for dozens: the encryption, the multiplexing and the protocols are real.
 
-Both depend on a seed alone, so a failure is repeated by its seed.
+A `Simulation` depends on its seed alone, so a failure is repeated by its seed. `scenarios` has
+those that `lattica sim` runs; `measure_dht` what they measure.
 """
 
+from ._cluster import (
+    Cluster as Cluster,
+    ClusterHost as ClusterHost,
+    open_cluster as open_cluster,
+)
 from ._dht import (
     DhtWorld as DhtWorld,
     SimulatedDht as SimulatedDht,
