@@ -12,6 +12,7 @@ from trio.testing import wait_all_tasks_blocked
 from lattica.cid import CID, Codec, HashFunction
 from lattica.content import (
     MAX_BLOCK_BYTES,
+    ExchangeLimits,
     FetchStalled,
     NoProvider,
     Store,
@@ -264,6 +265,17 @@ async def test_a_provider_that_is_lost_in_the_middle_is_asked_again(
             await trio.sleep(1)
             await provider.mesh.disconnect(receiver.mesh.peer_id)
         assert receiver.got.read_bytes() == path.read_bytes()
+
+
+async def test_what_is_sent_over_bitswap_counts_against_the_upload_limit(
+    swarm: Swarm, autojump_clock: object
+) -> None:
+    async with swarm.peers(2, limits=ExchangeLimits(max_up=1e6)) as (provider, receiver):
+        speak_bitswap_alone(provider)
+        stored = provider.share(provider.file("model.bin", 5_000_000))
+        started = trio.current_time()
+        await receiver.fetch(stored.root, provider)
+        assert 3.5 < trio.current_time() - started < 7
 
 
 # --- serving

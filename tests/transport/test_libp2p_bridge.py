@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
+import trio.testing
 
+from lattica.private_swarm import KeyRing
 from lattica.testing import sample_identity
 from lattica.transport import Multiaddr, open_mesh
 from lattica.transport.libp2p import Libp2pMissing, open_libp2p_host
@@ -272,6 +276,57 @@ async def test_a_relayed_connection_is_one_of_the_mesh(libp2p: Any) -> None:
         assert len(mesh.connections()) == 2
         await bob.disconnect(alice.get_id())
         assert len(mesh.connections()) == 1
+
+
+class PipedConn:
+    """A raw connection of theirs over an in-memory pipe, as a relay would bring one."""
+
+    def __init__(self, stream: trio.abc.Stream, addresses: list[Any]) -> None:
+        self._stream, self._addresses = stream, addresses
+
+    async def read(self, size: int) -> bytes:
+        return bytes(await self._stream.receive_some(size))
+
+    async def write(self, data: bytes) -> None:
+        await self._stream.send_all(data)
+
+    async def close(self) -> None:
+        await self._stream.aclose()
+
+    def get_transport_addresses(self) -> list[Any]:
+        return self._addresses
+
+
+async def test_a_private_node_takes_no_stranger_in_that_their_services_bring(libp2p: Any) -> None:
+    """Whatever carries a link, membership is proven inside it: there is no way around."""
+    from libp2p.network.exceptions import SwarmException
+
+    ring = KeyRing.generate()
+    keys = SimpleNamespace(live=lambda: ring.keys)
+    async with (
+        bridged(0) as (public, stranger),
+        open_mesh(sample_identity(1), listen=[LOOPBACK], swarm=keys) as private,
+        open_libp2p_host(private) as member,
+    ):
+        with trio.fail_after(DEADLINE_S):
+            for inbound in (True, False):
+                ours, theirs = trio.testing.memory_stream_pair()
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(_is_refused, stranger, theirs, private, not inbound)
+                    with pytest.raises(SwarmException, match="private swarm"):
+                        await member.get_network().adopt(
+                            PipedConn(ours, info(stranger).addrs), inbound=inbound, expected=None
+                        )
+        assert not private.connections()
+        assert not public.connections()
+
+
+async def _is_refused(host: Any, stream: trio.abc.Stream, other: Mesh, inbound: bool) -> None:
+    from libp2p.network.exceptions import SwarmException
+
+    with contextlib.suppress(SwarmException):
+        await host.get_network().adopt(PipedConn(stream, []), inbound=inbound, expected=None)
+        raise AssertionError(f"{other.peer_id} was let in")
 
 
 async def test_a_stream_read_to_its_end_is_bounded(
