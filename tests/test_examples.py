@@ -71,3 +71,25 @@ def test_the_python_quickstart_shares_and_gets(tmp_path: Path) -> None:
         assert sharer.wait(TIMEOUT_S) == 0, "Ctrl-C is how it is meant to end"
     assert "300,000 bytes, every one verified" in said
     assert (tmp_path / "copy").read_bytes() == (tmp_path / "model.bin").read_bytes()
+
+
+def test_a_device_on_a_thin_line_gets_its_update_as_a_delta() -> None:
+    said = run(sys.executable, EXAMPLES / "edge_update" / "run.py")
+    share = re.search(r"v2 is on the device .* bytes, ([0-9.]+) % of it", said)
+    assert share is not None
+    assert float(share[1]) < 50
+    assert "Not shown:" in said
+
+
+def test_models_built_on_withdrawn_data_are_found_when_everybody_else_is_gone() -> None:
+    said = run(sys.executable, EXAMPLES / "data_commons" / "run.py")
+    assert "lab/risk v2: built on registry/observations v1" in said
+    assert "lab/screening v1: not touched" in said
+    assert "Not shown:" in said
+
+
+def test_miners_improve_a_model_in_turn_and_a_copy_is_turned_away() -> None:
+    said = run(sys.executable, EXAMPLES / "pareto_arena" / "run.py")
+    assert said.count("a copy, turned away") == 2
+    assert re.search(r"parent miner-\d/model v2", said)
+    assert "Not shown:" in said
