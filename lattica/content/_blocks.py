@@ -299,7 +299,9 @@ class Blocks:
         """*Slow.* Read what the store has, each proven by its hash."""
         found: dict[bytes, bytes] = {}
         while multihashes:
-            with self._store.read_blocks(multihashes, max_bytes=_LOCAL_BYTES) as batch:
+            with self._store.read_blocks(
+                multihashes, max_bytes=_LOCAL_BYTES, stopped=True
+            ) as batch:
                 for multihash, block in zip(multihashes, batch.blocks, strict=False):
                     if not isinstance(block, Absent):
                         found[multihash] = bytes(block)

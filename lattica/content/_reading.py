@@ -120,22 +120,24 @@ class Reader:
         _log.error("an index block of the store is damaged: %s", multihash.hex())
         return None
 
-    def read(self, multihashes: Sequence[bytes], max_bytes: int, gap: int = 0) -> BlockBatch:
+    def read(
+        self, multihashes: Sequence[bytes], max_bytes: int, gap: int = 0, stopped: bool = False
+    ) -> BlockBatch:
         """Read a prefix of `multihashes`; see `Store.read_blocks`."""
-        plan = self._plan(multihashes, max_bytes, gap)
+        plan = self._plan(multihashes, max_bytes, gap, stopped)
         batch = BlockBatch(plan, gap, self._pool)
         for run in _runs(plan):
             self._read_run(multihashes, run, batch)
         return batch
 
     def _plan(
-        self, multihashes: Sequence[bytes], max_bytes: int, gap: int
+        self, multihashes: Sequence[bytes], max_bytes: int, gap: int, stopped: bool
     ) -> list[Place | bytes | Absent]:
         """Find as many of `multihashes` as may be answered in one batch, at least one."""
         room = max(0, min(max_bytes, MAX_BLOCK_BYTES))
         plan: list[Place | bytes | Absent] = []
         for multihash in multihashes[: min(_MAX_BATCH, max(1, MAX_GAPS // max(gap, 1)))]:
-            found = self._find(multihash)
+            found = self._find(multihash, stopped)
             if isinstance(found, Place):
                 room -= found.length
             elif isinstance(found, bytes):
@@ -145,15 +147,20 @@ class Reader:
             plan.append(found)
         return plan
 
-    def _find(self, multihash: bytes) -> Place | bytes | Absent:
+    def _find(self, multihash: bytes, stopped: bool) -> Place | bytes | Absent:
         if multihash[:2] not in _HASHES:
             return Absent.NOT_HERE
         changed = False
+        left: Place | None = None  # by a download that does not run
         for place in self._index.places(multihash):
             if self._is_usable(place):
                 return place
             changed = changed or place.download is None
+            if stopped and place.download is not None and place.source not in self.parts:
+                left = place
         block = self.index_block(multihash)
+        if block is None and left is not None:
+            return left
         if block is None:
             return Absent.SOURCE_CHANGED if changed else Absent.NOT_HERE
         return block
@@ -198,6 +205,8 @@ class Reader:
 
     def _refuse(self, place: Place) -> None:
         """Note that the bytes of a leaf are not what they were."""
+        if place.download is not None and place.source not in self.parts:
+            return  # nobody has said that they were
         _log.warning("source %d has wrong bytes at offset %d", place.source, place.offset)
         part = self.parts.get(place.source)
         if part is not None:

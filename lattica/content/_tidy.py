@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ._build import Stamp
 from ._download import discard, recover
 
 if TYPE_CHECKING:
@@ -79,13 +80,20 @@ def forget_gone(index: Index, active: Collection[int]) -> list[CID]:
     for number, stored in index.objects():
         places: dict[str, bool] = {}
         for file in index.files(number):
-            here = file.source.download is not None or file.source.path.exists()
-            places[file.path] = places.get(file.path, False) or here
+            places[file.path] = places.get(file.path, False) or not _is_gone(file.source)
         if places and not all(places.values()) and not stored.pinned:
             with index.writing() as transaction:
                 transaction.delete_object(number)
             gone.append(stored.root)
     return gone
+
+
+def _is_gone(source: SourceRow) -> bool:
+    """Whether a file was deleted; a disk that is not mounted may come back with it."""
+    if source.download is not None or source.path.exists():
+        return False
+    folder = next(folder for folder in source.path.parents if folder.exists())
+    return Stamp.of(folder.stat()).device == source.stamp.device
 
 
 def unlink_owned(path: Path, folder: Path) -> None:

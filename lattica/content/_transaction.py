@@ -58,6 +58,12 @@ class Transaction:
             sources,
         )
 
+    def touch(self, root: CID, now: float) -> None:
+        """Note that an object was used."""
+        self._connection.execute(
+            "UPDATE objects SET used = max(used, ?) WHERE root = ?", (now, bytes(root))
+        )
+
     def drop_owned(self, object_id: int) -> bool:
         """Take an object from the store's own copies of it. Returns whether all of it is left."""
         self._connection.execute(

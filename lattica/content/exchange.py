@@ -268,6 +268,7 @@ class Exchange:
                 await self.repair(root, providers=providers, more=more, patience=patience)
             if pinned:
                 await trio.to_thread.run_sync(self._store.pin, root)
+            await trio.to_thread.run_sync(self._store.touch, root)
             found = await trio.to_thread.run_sync(self._store.object, root)
             return Fetched(found or stored, 0)
         destination = self._store.cache_path(root)

@@ -260,6 +260,11 @@ class Store:
         with self._index.writing() as transaction:
             transaction.pin(self._number(root), pinned)
 
+    def touch(self, root: CID) -> None:
+        """Note that an object was asked for: it goes later when space is needed."""
+        with self._index.writing() as transaction:
+            transaction.touch(root, time.time())
+
     def remove(self, root: CID) -> bool:
         """*Slow.* Forget an object and what only it needs; False when it is not here.
 
@@ -296,6 +301,7 @@ class Store:
         """
         with self._upkeep:
             before = self._room.usage().used_bytes
+            look(self._index, self._sources)  # what was renamed is not gone
             gone = forget_gone(self._index, self._downloads)
             with self._index.writing() as transaction:
                 orphans = transaction.take_orphans()
@@ -334,16 +340,22 @@ class Store:
         return self._reader.index_block(cid.multihash)
 
     def read_blocks(
-        self, multihashes: Sequence[bytes], *, max_bytes: int = 1 << 20, gap: int = 0
+        self,
+        multihashes: Sequence[bytes],
+        *,
+        max_bytes: int = 1 << 20,
+        gap: int = 0,
+        stopped: bool = False,
     ) -> BlockBatch:
         """Read blocks, index or leaf, each checked against its hash.
 
         Answers a prefix of `multihashes`: what fits `max_bytes` (at most 2 MiB), and at least one.
         Call again with the rest. Adjacent leaves are read in one system call. `gap`: bytes left
-        free before each leaf, see `BlockBatch.buffer`. 1 MiB from the page cache takes some 0.3 ms,
-        so the event loop may call this where it trusts the disk.
+        free before each leaf, see `BlockBatch.buffer`. With `stopped`, leaves are tried that a
+        download which is not running may have left: many will prove wrong. 1 MiB from the page
+        cache takes some 0.3 ms, so the event loop may call this where it trusts the disk.
         """
-        return self._reader.read(multihashes, max_bytes, gap)
+        return self._reader.read(multihashes, max_bytes, gap, stopped)
 
     def availability(self, root: CID) -> Availability | None:
         """Return which leaves of the file `root` are here; None when it is no file of ours."""

@@ -203,6 +203,23 @@ def test_garbage_is_collected(tmp_path: Path) -> None:
         assert store.collect()[1] == []
 
 
+def test_what_was_renamed_or_may_come_back_is_no_garbage(
+    tmp_path: Path,
+) -> None:
+    renamed, away = tmp_path / "renamed", tmp_path / "disk" / "away"
+    away.parent.mkdir()
+    renamed.write_bytes(b"r" * 1000)
+    away.write_bytes(b"a" * 1000)
+    with Store.open(tmp_path / "store") as store:
+        roots = {store.add(build(path)).root for path in (renamed, away)}
+        renamed.rename(tmp_path / "new")
+        away.rename(tmp_path / "away")
+        with store._index.writing() as transaction:  # as if another disk had been there
+            transaction._connection.execute("UPDATE sources SET device = device + 1")
+        assert store.collect()[1] == []
+        assert {stored.root for stored in store.objects()} == roots
+
+
 def test_a_store_of_the_first_format_is_opened_and_brought_up_to_date(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(os.urandom(3 * LEAF))

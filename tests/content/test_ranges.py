@@ -203,6 +203,22 @@ async def test_leaves_that_another_object_holds_here_are_not_fetched(
         assert peer.exchange.stats.total.received_leaves == 1 + 3
 
 
+async def test_what_a_stopped_fetch_has_left_is_read_here(
+    swarm: Any, autojump_clock: MockClock
+) -> None:
+    async with swarm.peers(2) as (seed, peer):
+        shared = seed.share(seed.file("x", 6 * LEAF))
+        content, built = shared.path.read_bytes(), build(shared.path)
+        with peer.store.download(shared.root, peer.got) as download:
+            part = download.open_part(built.files[0].leaves)
+            for index in (1, 4):
+                part.write(index, [content[index * LEAF : (index + 1) * LEAF]])
+        async with peer.exchange.open(shared.root, providers=[seed.info]) as reader:
+            assert await reader.read(0, 6 * LEAF) == content
+        assert peer.exchange.stats.total.received_leaves == 1 + 4
+        assert not peer.store.has(built.files[0].leaves[1].multihash)  # nor is it served
+
+
 async def test_several_providers_are_read_from(swarm: Any, autojump_clock: MockClock) -> None:
     swarm.network.bandwidth = 10e6
     async with swarm.peers(4) as (*seeds, peer):
