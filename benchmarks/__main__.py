@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from . import connect, delta, dht, fetch, memory, stream
+from . import codec, connect, delta, dht, fetch, memory, rows, stream
 
 BENCHMARKS = {
     "stream": stream,
@@ -13,6 +13,8 @@ BENCHMARKS = {
     "memory": memory,
     "delta": delta,
     "dht": dht,
+    "rows": rows,
+    "codec": codec,
 }
 
 
