@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import secrets
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
 
+from lattica._deadline import deadline
+from lattica._reference import destination_of, read_reference, source_of
 from lattica._report import reporter
 from lattica.content import Kind, build_in_thread
 from lattica.identity import PeerId
-from lattica.results import Phase
+from lattica.results import Fetched, Phase, Share
 from lattica.sealed import SEALED_BYTES, Unsealing, open_sealed, seal, sealed_segments
 from lattica.ticket import is_plain_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
     from lattica.cid import CID, HashFunction
     from lattica.content import Built, ObjectReader
     from lattica.identity import Identity
+    from lattica.node import AsyncNode
     from lattica.results import ProgressCallback
+    from lattica.ticket import Ticket
+    from lattica.transport import Multiaddr
 
 _BATCH_BYTES = 4 << 20  # written by one thread at once
 _TAG_CHARACTERS = 8  # of the CID, in the name of what is unfinished
@@ -33,7 +39,85 @@ def recipients_of(texts: Iterable[PeerId | str]) -> list[PeerId]:
     return [text if isinstance(text, PeerId) else PeerId.parse(text) for text in texts]
 
 
-async def seal_and_hash(
+async def share_sealed(
+    node: AsyncNode,
+    path: Path | str,
+    recipients: list[PeerId],
+    name: str | None,
+    hash_function: HashFunction,
+    progress: ProgressCallback | None,
+    limit_s: float | None,
+) -> Share:
+    """Do what `AsyncNode.share` does with `encrypt_to`."""
+    with deadline(limit_s, f"share {path}"):
+        started = trio.current_time()
+        source, total = await trio.to_thread.run_sync(source_of, path, node._home.key)
+        built = await _seal_and_hash(
+            source,
+            total,
+            node._home.sealing,
+            recipients,
+            name=name,
+            hash_function=hash_function,
+            progress=progress,
+        )
+        outside = f"{str(built.root)[-_TAG_CHARACTERS:]}.sealed"  # tells nothing of what is in it
+        try:
+            stored = await trio.to_thread.run_sync(
+                partial(node.store.add, built, name=outside, take=True)
+            )
+        except BaseException:
+            await _remove(built.path)
+            raise
+        seconds = trio.current_time() - started
+    await node._provide()
+    await node._swarms.announce(stored)
+    return Share(
+        cid=stored.root,
+        ticket=node.ticket(stored, {"sealed": True}),
+        name=stored.name,
+        path=stored.path,
+        kind=stored.kind,
+        size=stored.size,
+        segments=len(built.files[0].segments),
+        seconds=seconds,
+    )
+
+
+async def get_sealed(
+    node: AsyncNode,
+    ref: Ticket | CID | str,
+    destination: Path | str | None,
+    peers: Sequence[Multiaddr | str],
+    overwrite: bool,
+    progress: ProgressCallback | None,
+    limit_s: float | None,
+) -> Fetched:
+    """Do what `AsyncNode.get` does with what is to be opened."""
+    cid, _ = read_reference(ref)
+    place = partial(destination_of, destination)
+    with deadline(limit_s, f"get {cid}", cid):
+        started = trio.current_time()
+        async with node._reader(ref, "", peers) as reader:
+            found = await _unseal(
+                reader, node.mesh.identity, cid, place, overwrite=overwrite, progress=progress
+            )
+        return Fetched(
+            cid=cid,
+            path=found.path,
+            name=found.name,
+            kind=found.kind,
+            size=found.size,
+            received_bytes=found.received_bytes,
+            seconds=trio.current_time() - started,
+            sources=(),
+            bad_leaves=0,
+            wire_bytes=found.received_bytes,
+        )
+    raise AssertionError  # a deadline that was missed has raised
+
+
+async def _seal_and_hash(
     source: Path,
     total: int,
     folder: Path,
@@ -64,12 +148,17 @@ async def seal_and_hash(
     try:
         return await build_in_thread(path, segments=sealed_segments, hash_function=hash_function)
     except BaseException:
-        with trio.CancelScope(shield=True):
-            await trio.to_thread.run_sync(partial(path.unlink, missing_ok=True))
+        await _remove(path)
         raise
 
 
-class Unsealed:
+async def _remove(path: Path) -> None:
+    with trio.CancelScope(shield=True):
+        await trio.to_thread.run_sync(partial(path.unlink, missing_ok=True))
+
+
+@dataclass(frozen=True, slots=True)
+class _Unsealed:
     """What was unsealed.
 
     Attributes:
@@ -80,12 +169,14 @@ class Unsealed:
         received_bytes: sealed bytes that were read in this call.
     """
 
-    def __init__(self, path: Path, name: str, kind: Kind, size: int, received_bytes: int) -> None:
-        self.path, self.name, self.kind = path, name, kind
-        self.size, self.received_bytes = size, received_bytes
+    path: Path
+    name: str
+    kind: Kind
+    size: int
+    received_bytes: int
 
 
-async def unseal_into(
+async def _unseal(
     reader: ObjectReader,
     identity: Identity,
     cid: CID,
@@ -93,7 +184,7 @@ async def unseal_into(
     *,
     overwrite: bool,
     progress: ProgressCallback | None,
-) -> Unsealed:
+) -> _Unsealed:
     """Open what `reader` reads and write it to where `place` says something of its name goes.
 
     Cancelled or failed, what was written is resumed by the next call with the same place.
@@ -130,7 +221,7 @@ async def unseal_into(
             await trio.to_thread.run_sync(output.close)
     received = (sealed.opener.count - first) * SEALED_BYTES + sealed.header_bytes
     kind = Kind.DIRECTORY if table.is_directory else Kind.FILE
-    return Unsealed(path, table.name, kind, table.total, received)
+    return _Unsealed(path, table.name, kind, table.total, received)
 
 
 def _write(output: Unsealing, chunks: list[bytes]) -> None:

@@ -48,7 +48,7 @@ from lattica._private import (
 from lattica._reads import Lookup, usage_of, write_range
 from lattica._reference import destination_of, read_reference, source_of
 from lattica._report import FetchReporter, reporter
-from lattica._sealed import recipients_of, seal_and_hash, unseal_into
+from lattica._sealed import get_sealed, recipients_of, share_sealed
 from lattica._swarm import Swarms
 from lattica.cid import CID, HashFunction
 from lattica.content import (
@@ -403,8 +403,8 @@ class AsyncNode(ModelCalls):
             others = (follow_symlinks, symlinks != "refuse", include, exclude, origin, chunk, base)
             if any(others):
                 raise InvalidInput("what is sealed is sealed whole", hint="leave other options out")
-            return await self._share_sealed(
-                path, recipients_of(encrypt_to), name, hash_function, progress, timeout
+            return await share_sealed(
+                self, path, recipients_of(encrypt_to), name, hash_function, progress, timeout
             )
         policy = Symlinks.FOLLOW if follow_symlinks else Symlinks.of(symlinks)
         selection = Selection(tuple(include), tuple(exclude))
@@ -442,45 +442,6 @@ class AsyncNode(ModelCalls):
             kind=stored.kind,
             size=stored.size,
             segments=sum(len(file.segments) for file in built.files),
-            seconds=seconds,
-        )
-
-    async def _share_sealed(
-        self,
-        path: Path | str,
-        recipients: list[PeerId],
-        name: str | None,
-        hash_function: HashFunction,
-        progress: ProgressCallback | None,
-        timeout: float | None,
-    ) -> Share:
-        with deadline(timeout, f"share {path}"):
-            started = trio.current_time()
-            source, total = await trio.to_thread.run_sync(source_of, path, self._home.key)
-            built = await seal_and_hash(
-                source,
-                total,
-                self._home.sealing,
-                recipients,
-                name=name,
-                hash_function=hash_function,
-                progress=progress,
-            )
-            outside = f"{str(built.root)[-8:]}.sealed"  # the name says nothing of what is in it
-            stored = await trio.to_thread.run_sync(
-                partial(self.store.add, built, name=outside, take=True)
-            )
-            seconds = trio.current_time() - started
-        await self._provide()
-        await self._swarms.announce(stored)
-        return Share(
-            cid=stored.root,
-            ticket=self.ticket(stored, {"sealed": True}),
-            name=stored.name,
-            path=stored.path,
-            kind=stored.kind,
-            size=stored.size,
-            segments=len(built.files[0].segments),
             seconds=seconds,
         )
 
@@ -554,7 +515,7 @@ class AsyncNode(ModelCalls):
         if unseal or (unseal is None and ticket is not None and ticket.sealed):
             if include or exclude:
                 raise InvalidInput("what is sealed is opened whole", hint="leave the patterns out")
-            return await self._get_sealed(ref, destination, peers, overwrite, progress, timeout)
+            return await get_sealed(self, ref, destination, peers, overwrite, progress, timeout)
         return await self._obtain(
             ref,
             partial(destination_of, destination),
@@ -568,42 +529,6 @@ class AsyncNode(ModelCalls):
             use_origin or self._use_origin,
             base,
         )
-
-    async def _get_sealed(
-        self,
-        ref: Ticket | CID | str,
-        destination: Path | str | None,
-        peers: Sequence[Multiaddr | str],
-        overwrite: bool,
-        progress: ProgressCallback | None,
-        timeout: float | None,
-    ) -> Fetched:
-        cid, _ = read_reference(ref)
-        place = partial(destination_of, destination)
-        with deadline(timeout, f"get {cid}", cid):
-            started = trio.current_time()
-            async with self._reader(ref, "", peers) as reader:
-                found = await unseal_into(
-                    reader,
-                    self.mesh.identity,
-                    cid,
-                    place,
-                    overwrite=overwrite,
-                    progress=progress,
-                )
-            return Fetched(
-                cid=cid,
-                path=found.path,
-                name=found.name,
-                kind=found.kind,
-                size=found.size,
-                received_bytes=found.received_bytes,
-                seconds=trio.current_time() - started,
-                sources=(),
-                bad_leaves=0,
-                wire_bytes=found.received_bytes,
-            )
-        raise AssertionError  # a deadline that was missed has raised
 
     async def cache(
         self,
