@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 _POOLED_BYTES = 64 << 10  # memory for leaves from this size on is used again
 _MAX_FREE_BYTES = 8 << 20  # of such memory kept: two batches
 _PAUSE_SECONDS = 0.05  # leaves are settled when nothing comes for so long,
-_GATHER_SECONDS = 0.25  # and when the first of them has waited for so long,
+_GATHER_SECONDS = 0.05  # and when the first of them has waited for so long,
 _MAX_GATHERED = 1024  # or when there are so many: settling tiny ones takes longer than receiving
 _YIELD_AFTER = 512  # answers in one piece: some milliseconds, and others want to run, too
 _MAX_EARLY_HAVE = 16  # HAVE answers kept until the index is known: 1 MiB, 8 Mi leaves

@@ -87,6 +87,8 @@ class Stage(Protocol):
     def settle(self, items: Sequence[tuple[int, memoryview]]) -> list[int]:
         """*Slow.* Check items against their hashes, keep those that match, return the others.
 
+        What comes after a leaf that does not match is not kept either: it is from the same liar.
+
         An item of fewer bytes than its content is a packed one.
 
         Raises:
@@ -335,13 +337,14 @@ class LeafStage:
         """As `Stage.settle`. Adjacent leaves are written with one system call."""
         wrong: list[int] = []
         runs: list[tuple[int, int, list[memoryview]]] = []  # part, first leaf, bytes
-        for item, received in items:
+        for number, (item, received) in enumerate(items):
             part, leaf = self._locate(item)
             table = self._parts[part].leaves
             view = unpacked(received, self._sizes[item])
             if view is None or table.hash_function.multihash(view) != table[leaf].multihash:
-                wrong.append(item)
-            elif runs and runs[-1][0] == part and runs[-1][1] + len(runs[-1][2]) == leaf:
+                wrong = [later for later, _ in items[number:]]  # nothing more is taken from a liar
+                break
+            if runs and runs[-1][0] == part and runs[-1][1] + len(runs[-1][2]) == leaf:
                 runs[-1][2].append(view)
             else:
                 runs.append((part, leaf, [view]))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,7 +10,6 @@ import trio
 
 from lattica.cid import CID, Codec
 from lattica.content import (
-    Absent,
     BadLeaf,
     ExchangeLimits,
     FetchProgress,
@@ -44,7 +41,24 @@ from lattica.content._messages import (
     encode_have_all,
 )
 from lattica.content._unixfs import encode_file
-from lattica.errors import LatticaError
+from lattica.testing.providers import (
+    HostileProvider,
+    Misdeed,
+    another_request,
+    at,
+    chatter,
+    duplicate,
+    end_inside,
+    garbage,
+    hang_up,
+    no_misdeed,
+    oversized,
+    silence,
+    skipped,
+    slow_loris,
+    truncated,
+    wrong_leaf,
+)
 
 if TYPE_CHECKING:
     from trio.testing import MockClock
@@ -52,134 +66,31 @@ if TYPE_CHECKING:
     from lattica.transport import Stream
 
 LEAF = 256 << 10
-Misdeed = Callable[["Rogue", AnswerHead, bytes], Awaitable[bytes]]
 
 
-class Rogue:
-    """A provider that answers like any other, but for its misdeed.
-
-    `misdeed` is given each leaf or block that is about to be sent, with its head, and returns what
-    goes on the wire instead. `sent` counts them.
-    """
+class Rogue(HostileProvider):
+    """A peer of the swarm turned hostile."""
 
     def __init__(self, peer: Any, misdeed: Misdeed, *, index_too: bool = False) -> None:
-        self.peer, self.misdeed, self.index_too = peer, misdeed, index_too
-        self.sent = 0
-        self.stream: Stream | None = None
-        peer.mesh.unhandle(PROTOCOL)
-        peer.mesh.handle(PROTOCOL, self.serve)
-
-    async def serve(self, stream: Stream) -> None:
-        self.stream = stream
-        with suppress(LatticaError, trio.BrokenResourceError, trio.ClosedResourceError):
-            while (data := await stream.receive_message(1 << 20)) is not None:
-                request = decode_request(data)
-                if isinstance(request, HaveRequest):
-                    end = encode_end(request.id, Status.OK)
-                    await stream.send_all(encode_have_all(request.id) + end)
-                elif isinstance(request, BlocksRequest):
-                    for number, multihash in enumerate(request.hashes):
-                        await self._send(stream, request.id, number, multihash)
-                    await stream.send_all(encode_end(request.id, Status.OK))
-
-    async def _send(self, stream: Stream, request: int, number: int, multihash: bytes) -> None:
-        with self.peer.store.read_blocks([multihash]) as batch:
-            (block,) = batch.blocks
-            assert not isinstance(block, Absent)
-            data, is_leaf = bytes(block), isinstance(block, memoryview)
-        head = AnswerHead(AnswerKind.LEAF, 0, 0, 0, request, number, len(data))
-        wire = bytes(head) + data
-        if is_leaf or self.index_too:
-            wire = await self.misdeed(self, head, data)
-            self.sent += 1
-        await stream.send_all(wire)
+        super().__init__(peer.mesh, peer.store, misdeed, index_too=index_too)
 
 
-def at(number: int, misdeed: Misdeed) -> Misdeed:
-    """Be honest but for one leaf, the `number`-th that is sent."""
-
-    async def choose(rogue: Rogue, head: AnswerHead, data: bytes) -> bytes:
-        if rogue.sent == number:
-            return await misdeed(rogue, head, data)
-        return bytes(head) + data
-
-    return choose
-
-
-async def flip(_rogue: Rogue, head: AnswerHead, data: bytes) -> bytes:
-    return bytes(head) + data[:-1] + bytes([data[-1] ^ 1])
-
-
-async def babble(_rogue: Rogue, _head: AnswerHead, _data: bytes) -> bytes:
-    return b"\xa5" * 5000
-
-
-async def declare_too_much(_rogue: Rogue, head: AnswerHead, data: bytes) -> bytes:
-    huge = AnswerHead(head.kind, 0, 0, 0, head.request, head.number, (1 << 32) - 1)
-    return bytes(huge) + data
-
-
-async def declare_too_little(_rogue: Rogue, head: AnswerHead, data: bytes) -> bytes:
-    short = AnswerHead(head.kind, 0, 0, 0, head.request, head.number, len(data) - 1)
-    return bytes(short) + data[:-1]
-
-
-async def compress_unasked(_rogue: Rogue, head: AnswerHead, data: bytes) -> bytes:
+async def compress_unasked(_rogue: HostileProvider, head: AnswerHead, data: bytes) -> bytes:
     return bytes(AnswerHead(head.kind, 0, 2, 0, head.request, head.number, 10)) + data[:10]
 
 
-async def answer_another(_rogue: Rogue, head: AnswerHead, data: bytes) -> bytes:
-    other = AnswerHead(head.kind, 0, 0, 0, head.request + 77, head.number, len(data))
-    return bytes(other) + data
-
-
-async def skip_one(_rogue: Rogue, head: AnswerHead, data: bytes) -> bytes:
-    other = AnswerHead(head.kind, 0, 0, 0, head.request, head.number + 1, len(data))
-    return bytes(other) + data
-
-
-async def repeat(_rogue: Rogue, head: AnswerHead, data: bytes) -> bytes:
-    return (bytes(head) + data) * 2
-
-
-async def hang_up(rogue: Rogue, head: AnswerHead, data: bytes) -> bytes:
-    assert rogue.stream is not None
-    await rogue.stream.send_all(bytes(head) + data[:1000])
-    rogue.stream.reset()
-    return b""
-
-
-async def end_inside(rogue: Rogue, head: AnswerHead, data: bytes) -> bytes:
-    assert rogue.stream is not None
-    await rogue.stream.send_all(bytes(head) + data[:1000])
-    await rogue.stream.send_eof()
-    return b""
-
-
-async def fall_silent(rogue: Rogue, _head: AnswerHead, _data: bytes) -> bytes:
-    rogue.sent += 1  # once only
-    await trio.sleep_forever()
-    raise AssertionError
-
-
-async def flood(_rogue: Rogue, head: AnswerHead, data: bytes) -> bytes:
+async def flood(_rogue: HostileProvider, head: AnswerHead, data: bytes) -> bytes:
     return encode_have(head.request, 0, b"\xff" * 60_000) * 50 + bytes(head) + data
 
 
-async def chatter(rogue: Rogue, head: AnswerHead, _data: bytes) -> bytes:
-    assert rogue.stream is not None
-    while True:
-        await rogue.stream.send_all(encode_have(head.request + 1000, 0, b"\xff" * 60_000))
-
-
-BREACHES = [
-    babble,
-    declare_too_much,
-    declare_too_little,
+BREACHES: list[Misdeed] = [
+    garbage,
+    oversized,
+    truncated,
     compress_unasked,
-    answer_another,
-    skip_one,
-    repeat,
+    another_request,
+    skipped,
+    duplicate,
     end_inside,
 ]
 
@@ -190,7 +101,7 @@ async def test_a_lie_is_named_banned_and_never_written(
     async with swarm.peers(3) as (liar, honest, receiver):
         for seed in (liar, honest):
             shared = seed.share(seed.file("model.bin", 40 * LEAF))
-        Rogue(liar, at(3, flip))
+        Rogue(liar, at(3, wrong_leaf))
         fetched = await receiver.fetch(shared.root, liar, honest)
         assert receiver.got.read_bytes() == shared.path.read_bytes()
         (bad,) = receiver.told(BadLeaf)
@@ -208,7 +119,7 @@ async def test_a_lone_liar_ends_the_fetch_and_what_was_right_is_kept(
     async with swarm.peers(3) as (liar, honest, receiver):
         for seed in (liar, honest):
             shared = seed.share(seed.file("model.bin", 40 * LEAF))
-        Rogue(liar, at(20, flip))
+        Rogue(liar, at(20, wrong_leaf))
         with pytest.raises(LeafMismatch) as caught:
             await receiver.fetch(shared.root, liar)
         assert (caught.value.leaf, caught.value.peer) == (20, liar.mesh.peer_id)
@@ -225,7 +136,7 @@ async def test_every_lie_is_caught(swarm: Any, autojump_clock: MockClock) -> Non
     async with swarm.peers(3) as (liar, honest, receiver):
         for seed in (liar, honest):
             shared = seed.share(seed.file("model.bin", 10 * LEAF))
-        Rogue(liar, flip)
+        Rogue(liar, wrong_leaf)
         fetched = await receiver.fetch(shared.root, liar, honest)
         assert receiver.got.read_bytes() == shared.path.read_bytes()
         assert honest.mesh.peer_id in fetched.sources
@@ -237,7 +148,7 @@ async def test_a_lie_about_the_index_is_caught_before_anything_is_laid_out(
     async with swarm.peers(3) as (liar, honest, receiver):
         for seed in (liar, honest):
             shared = seed.share(seed.file("model.bin", 10 * LEAF))
-        Rogue(liar, flip, index_too=True)
+        Rogue(liar, wrong_leaf, index_too=True)
         with pytest.raises(LeafMismatch) as caught:
             await receiver.fetch(shared.root, liar)
         assert caught.value.cid == shared.root
@@ -284,8 +195,7 @@ async def test_a_provider_that_keeps_telling_what_is_known_is_left(
     async with swarm.peers(2) as (rogue, receiver):
         shared = rogue.share(rogue.file("model.bin", 5 * LEAF))
 
-        async def repeat_news(rogue: Rogue, _head: AnswerHead, _data: bytes) -> bytes:
-            assert rogue.stream is not None
+        async def repeat_news(rogue: HostileProvider, _head: AnswerHead, _data: bytes) -> bytes:
             while True:
                 await rogue.stream.send_all(encode_have(1, 0, b"\xff" * 60_000))
 
@@ -366,17 +276,9 @@ async def test_a_lone_provider_that_always_puts_us_off_is_given_up(
 async def test_a_lone_provider_that_trickles_is_given_up(
     swarm: Any, autojump_clock: MockClock
 ) -> None:
-    async def trickle(rogue: Rogue, head: AnswerHead, data: bytes) -> bytes:
-        assert rogue.stream is not None
-        await rogue.stream.send_all(bytes(head))
-        for byte in data:
-            await rogue.stream.send_all(bytes([byte]))
-            await trio.sleep(3)
-        return b""
-
     async with swarm.peers(2) as (rogue, receiver):
         shared = rogue.share(rogue.file("model.bin", 5 * LEAF))
-        Rogue(rogue, at(2, trickle))
+        Rogue(rogue, at(2, slow_loris(3.0)))
         with pytest.raises(FetchStalled):
             await receiver.fetch(shared.root, rogue)
         assert 300 <= trio.current_time() < 305
@@ -386,19 +288,11 @@ async def test_a_lone_provider_that_trickles_is_given_up(
 async def test_tricklers_do_not_keep_an_honest_provider_out(
     swarm: Any, slots: int, autojump_clock: MockClock
 ) -> None:
-    async def trickle(rogue: Rogue, head: AnswerHead, data: bytes) -> bytes:
-        assert rogue.stream is not None
-        await rogue.stream.send_all(bytes(head))
-        for byte in data:
-            await rogue.stream.send_all(bytes([byte]))
-            await trio.sleep(0.5)
-        return b""
-
     async with swarm.peers(4, limits=ExchangeLimits(providers=slots)) as (*seeds, receiver):
         for seed in seeds:
             shared = seed.share(seed.file("model.bin", 5 * LEAF))
         for seed in seeds[:2]:
-            Rogue(seed, trickle)
+            Rogue(seed, slow_loris(0.5))
         await receiver.fetch(shared.root, *seeds)
         assert receiver.got.read_bytes() == shared.path.read_bytes()
         assert trio.current_time() < {1: 100, 2: 50, 16: 25}[slots]
@@ -494,12 +388,12 @@ async def test_an_object_that_lies_about_itself_is_nobodys_lie(
                     await stream.send_all(bytes(head) + block)
                 elif isinstance(request, BlocksRequest):
                     for number, multihash in enumerate(request.hashes):
-                        await rogue._send(stream, request.id, number, multihash)
+                        await rogue.send_block(stream, request.id, number, multihash)
                 else:
                     await stream.send_all(encode_have_all(request.id))
                 await stream.send_all(encode_end(request.id, Status.OK))
 
-        rogue = Rogue(seed, lambda _rogue, head, data: _as_it_is(head, data))
+        rogue = Rogue(seed, no_misdeed)
         seed.mesh.unhandle(PROTOCOL)
         seed.mesh.handle(PROTOCOL, serve)
         with pytest.raises(NoProvider, match="not 262143"):
@@ -550,7 +444,7 @@ async def test_a_provider_that_falls_silent_loses_its_work_to_another(
     async with swarm.peers(3) as (rogue, honest, receiver):
         for seed in (rogue, honest):
             shared = seed.share(seed.file("model.bin", 200 * LEAF))
-        Rogue(rogue, at(20, fall_silent))
+        Rogue(rogue, at(20, silence))
         started = trio.current_time()
         fetched = await receiver.fetch(shared.root, rogue, honest)
         assert receiver.got.read_bytes() == shared.path.read_bytes()
@@ -564,7 +458,7 @@ async def test_a_lone_provider_that_falls_silent_is_dialled_again(
 ) -> None:
     async with swarm.peers(2) as (rogue, receiver):
         shared = rogue.share(rogue.file("model.bin", 20 * LEAF))
-        Rogue(rogue, at(10, fall_silent))
+        Rogue(rogue, at(10, silence))
         fetched = await receiver.fetch(shared.root, rogue)
         assert receiver.got.read_bytes() == shared.path.read_bytes()
         assert fetched.received_bytes == 20 * LEAF
@@ -636,7 +530,7 @@ async def test_a_provider_that_holds_a_part_is_asked_for_that_part(
     async with swarm.peers(3) as (partial_seed, full, receiver):
         path = full.file("model.bin", 20 * LEAF)
         shared = full.share(path)
-        rogue = Rogue(partial_seed, lambda _rogue, head, data: _as_it_is(head, data))
+        rogue = Rogue(partial_seed, no_misdeed)
         partial_seed.share(partial_seed.file("model.bin", 20 * LEAF))
 
         async def serve(stream: Stream) -> None:
@@ -654,10 +548,6 @@ async def test_a_provider_that_holds_a_part_is_asked_for_that_part(
         assert receiver.got.read_bytes() == path.read_bytes()
         assert fetched.sources[full.mesh.peer_id] >= 10 * LEAF
         assert 0 < fetched.sources[partial_seed.mesh.peer_id] <= 10 * LEAF
-
-
-async def _as_it_is(head: AnswerHead, data: bytes) -> bytes:
-    return bytes(head) + data
 
 
 class CancelAfter(trio.abc.Instrument):
