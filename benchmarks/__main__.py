@@ -4,7 +4,19 @@ from __future__ import annotations
 
 import argparse
 
-from . import codec, connect, delta, dht, fetch, memory, rows, stream
+from . import (
+    codec,
+    connect,
+    delta,
+    dht,
+    faults,
+    fetch,
+    growth,
+    memory,
+    rows,
+    stream,
+    swarm,
+)
 
 BENCHMARKS = {
     "stream": stream,
@@ -15,6 +27,9 @@ BENCHMARKS = {
     "dht": dht,
     "rows": rows,
     "codec": codec,
+    "swarm": swarm,
+    "faults": faults,
+    "growth": growth,
 }
 
 

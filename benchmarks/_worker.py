@@ -33,13 +33,17 @@ class Worker:
 
     def run(self) -> dict[str, Any]:
         """Ask for one run and return its figures. Raises WorkerFailed."""
+        self.tell_to_run()
+        return self.read()
+
+    def tell_to_run(self) -> None:
+        """Ask for one run; `read` returns its figures. Raises WorkerFailed."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.write("run\n")
             self._process.stdin.flush()
         except BrokenPipeError:
             raise WorkerFailed(self._words()) from None
-        return self.read()
 
     def read(self) -> dict[str, Any]:
         """Return the next JSON line. Raises WorkerFailed."""

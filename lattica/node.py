@@ -113,7 +113,8 @@ VERSION = version("lattica-mesh")
 MAX_OPEN = 256  # objects held open by `await node.open(…)`: each has streams and a cache
 _EVERYTHING = Selection()
 _DELTA_PATIENCE_S = 5.0  # without anyone who has a delta; then another way is taken
-_LOOKUP_PAUSES_S = (0.5, 1.0, 2.0, 4.0, 8.0)  # between lookups of providers; then the last again
+# Between lookups of providers; then the last again. Whoever shares it now is found within seconds.
+_LOOKUP_PAUSES_S = (0.5, 1.0, *(2.0,) * 30, 4.0, 8.0)
 
 
 class TooManyOpen(LimitExceeded):

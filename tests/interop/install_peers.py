@@ -1,12 +1,12 @@
 """Set up the foreign peers that the interoperability tests talk to, under `.foreign/`.
 
-    python tests/interop/install_peers.py [go] [js] [rust] [py] [hivemind]
+    python tests/interop/install_peers.py [go] [js] [rust] [py] [torrent] [hivemind]
 
 `go` is go-libp2p as the daemon in the wheel of `hivemind`; `js` is js-libp2p and helia from npm,
 with a node of its own; `rust` is rust-libp2p inside Gradient's Lattica, in a virtual environment of
-its own because its import name is ours; `py` is stock py-libp2p, likewise apart. Each is installed
-once; without arguments, all. `hivemind`, whole and with its torch, comes only when it is named: the
-benchmark of the DHT measures it.
+its own because its import name is ours; `py` is stock py-libp2p and `torrent` libtorrent, likewise
+apart. Each is installed once; without arguments, all. `hivemind`, whole and with its torch, comes
+only when it is named: the benchmark of the DHT measures it.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ JS_NODE = FOREIGN / "js" / "node_modules" / ".bin" / "node"  # newer than many a
 RUST_PYTHON = FOREIGN / "rust" / "bin" / "python"
 PY_PYTHON = FOREIGN / "py" / "bin" / "python"
 HIVEMIND_PYTHON = FOREIGN / "hivemind" / "bin" / "python"
+TORRENT_PYTHON = FOREIGN / "torrent" / "bin" / "python"
 
 
 def install_go() -> None:
@@ -68,6 +69,11 @@ def install_hivemind() -> None:
     _install_python(HIVEMIND_PYTHON, "torch==2.13.0", "hivemind==1.1.12")
 
 
+def install_torrent() -> None:
+    """Install libtorrent, which benchmarks stand beside."""
+    _install_python(TORRENT_PYTHON, "libtorrent==2.0.11")
+
+
 def _install_python(python: Path, *requirements: str) -> None:
     venv.create(python.parent.parent, with_pip=True)
     for requirement in requirements:
@@ -79,6 +85,7 @@ PEERS = {
     "js": (JS_PEER, install_js),
     "rust": (RUST_PYTHON, install_rust),
     "py": (PY_PYTHON, install_py),
+    "torrent": (TORRENT_PYTHON, install_torrent),
 }
 EXTRAS = {"hivemind": (HIVEMIND_PYTHON, install_hivemind)}
 
