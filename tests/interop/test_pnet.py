@@ -41,17 +41,23 @@ async def under(ours: Path, theirs: Path) -> AsyncIterator[tuple[Mesh, Foreign]]
             yield mesh, foreign
 
 
-async def test_js_with_the_same_key_talks_to_us_both_ways(tmp_path: Path) -> None:
+async def test_we_dial_js_with_the_same_key(tmp_path: Path) -> None:
     key = key_file(tmp_path / "swarm.key", "5a")
     async with under(key, key) as (mesh, foreign):
-        _pattern.serve(mesh)
         connection = await mesh.dial(foreign.address)
         assert connection.peer == foreign.peer
         stream = await mesh.open_stream(foreign.peer, "/interop/echo")
         assert await _pattern.echo(stream, 3 * MIB, half_close=True) == 3 * MIB
-        await mesh.disconnect(foreign.peer)
+
+
+async def test_js_with_the_same_key_dials_us(tmp_path: Path) -> None:
+    key = key_file(tmp_path / "swarm.key", "5a")
+    async with under(key, key) as (mesh, foreign):
+        _pattern.serve(mesh)
         ours = mesh.listen_addresses[0].with_peer(mesh.peer_id)
+        assert await foreign.dial(ours) == "/noise"
         assert await foreign.echo(ours, 3 * MIB) == 3 * MIB
+        assert mesh.connected(foreign.peer) is not None
 
 
 async def test_js_with_another_key_does_not(tmp_path: Path) -> None:
