@@ -22,7 +22,7 @@ from lattica.cid import CID, Codec
 from lattica.errors import InvalidInput
 from lattica.models import Name, Rule, Verdict, check_name
 from lattica.results import Published, Stated
-from lattica.ticket import Ticket, fitting
+from lattica.ticket import Ticket, fitting, is_plain_name
 from lattica.transport import PeerInfo
 
 if TYPE_CHECKING:
@@ -335,6 +335,8 @@ class ModelCalls:
         if not known:
             return signed.manifest.root
         options: dict[str, Value] = {} if self.swarm is None else {"swarm": self.swarm}
+        if is_plain_name(name := _file_name(signed)):
+            options["name"] = name
         return fitting(signed.manifest.root, known[0].peer, known[0].addresses, options)
 
     def _manifest_ticket(self, signed: SignedManifest) -> Ticket:
@@ -354,3 +356,10 @@ class _Newest:
 def _name_in(ref: object) -> Name | None:
     """Return the name that a text is; None where it is a ticket or CID."""
     return Name.parse(ref.strip()) if isinstance(ref, str) and is_name(ref) else None
+
+
+def _file_name(signed: SignedManifest) -> str:
+    """Return what the content of a manifest is called where it is fetched to."""
+    name, files = signed.manifest.name.rpartition("/")[2], signed.manifest.files
+    is_file = len(files) == 1 and not files[0].path
+    return f"{name}.safetensors" if is_file and signed.manifest.tensors else name

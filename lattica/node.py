@@ -46,7 +46,7 @@ from lattica._private import (
     under_psk,
 )
 from lattica._reads import Lookup, usage_of, write_range
-from lattica._reference import destination_of, read_reference, source_of
+from lattica._reference import destination_of, is_name, read_reference, source_of
 from lattica._report import FetchReporter, reporter
 from lattica._sealed import get_sealed, recipients_of, share_sealed
 from lattica._swarm import Swarms
@@ -512,7 +512,7 @@ class AsyncNode(ModelCalls):
             InvalidInput: `ref` is neither, or something else stands at `destination`.
             NotARecipient: it is sealed to others, and was to be opened; none of it was fetched.
         """
-        _, ticket = read_reference(ref)
+        ticket = None if is_name(ref) else read_reference(ref)[1]
         if unseal or (unseal is None and ticket is not None and ticket.sealed):
             if include or exclude:
                 raise InvalidInput("what is sealed is opened whole", hint="leave the patterns out")
@@ -620,9 +620,8 @@ class AsyncNode(ModelCalls):
         timeout: float | None = None,
     ) -> Preview:
         """Say what `get` would fetch, from the index alone. Arguments and errors as there."""
-        cid, _ = read_reference(ref)
         selection = Selection(tuple(include), tuple(exclude))
-        with deadline(timeout, f"look at {cid}", cid):
+        with deadline(timeout, f"look at {ref}"):
             async with self.open(ref, peers=peers) as reader:
                 return preview_of(await reader.select(selection))
         raise AssertionError  # a deadline that was missed has raised
@@ -656,7 +655,9 @@ class AsyncNode(ModelCalls):
         content, signed = await self._content_of(ref, peers)
         _, ticket = read_reference(content)
         async with self._reader(content, path, peers) as reader:
-            opened = await look_inside(reader, path or (ticket.name if ticket else None))
+            # The name that a manifest gives is its publisher's word; what is in it shows itself.
+            name = ticket.name if ticket is not None and signed is None else None
+            opened = await look_inside(reader, path or name)
             if signed is not None:
                 opened.belongs_to(signed, self, peers)
             yield opened

@@ -173,6 +173,10 @@ async def test_a_model_is_got_as_a_file_by_the_ticket_of_its_manifest(
 
         loaded = load_file(tmp_path / "copy.safetensors")
         assert np.array_equal(loaded["w"], make_state()["w"])
+        (tmp_path / "into").mkdir()
+        await until_told(b, f"{a.id}/team/tiny", shared.cid)
+        named = await b.get(f"{a.id}/team/tiny", tmp_path / "into")
+        assert named.path == tmp_path / "into" / "tiny.safetensors"
 
 
 async def test_a_folder_is_published_in_place(lab: Lab, tmp_path: Path) -> None:
