@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 def versions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Three versions of a checkpoint in the current directory."""
     monkeypatch.chdir(tmp_path)
-    # In this process the log is pytest's.
-    monkeypatch.setattr("lattica.cli._session._set_up_log", lambda _levels: None)
     weights = np.arange(100_000, dtype=np.float32)
     names = []
     for number in range(3):

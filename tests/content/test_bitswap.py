@@ -418,10 +418,11 @@ async def test_a_long_message_is_read_only_of_those_that_we_ask() -> None:
 async def test_one_peer_sends_on_so_many_streams_and_no_more() -> None:
     async with server_and_clients(FakeShelf(), limits=BitswapLimits(streams_per_peer=2)) as opened:
         server, _, (client,) = opened
-        streams = [await client.mesh.open_stream(server.peer_id, NEWEST) for _ in range(3)]
-        for stream in streams:
-            await stream.send_all(b"\x01")
-        await wait_all_tasks_blocked()
+        streams = []
+        for _ in range(3):
+            streams.append(await client.mesh.open_stream(server.peer_id, NEWEST))
+            await streams[-1].send_all(b"\x01")
+            await wait_all_tasks_blocked()  # so that the third is the one too many
         with pytest.raises(trio.BrokenResourceError):
             await streams[2].receive_some()
         for stream in streams:
