@@ -91,7 +91,7 @@ soak: setup
 	$(BIN)/python -m pytest -q -m slow tests
 
 bench: setup
-	for name in stream fetch connect memory dht; do $(BIN)/python -m benchmarks $$name --quick || exit 1; done
+	for name in stream fetch connect memory swarm faults dht delta rows codec; do $(BIN)/python -m benchmarks $$name --quick || exit 1; done
 
 # Only this target needs the tool that resolves versions, and gives it an environment of its own.
 # The largest set is resolved first and holds for the others, so that they fit on top of each other.
