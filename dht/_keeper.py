@@ -33,7 +33,8 @@ class Keeper:
     Attributes:
         namespaces: the rules.
         store: what is kept.
-        on_put: called with the key of each request that brought nothing but what is kept now.
+        on_put: called with the key of each request that brought something, and nothing but what
+            is kept now.
     """
 
     def __init__(self, namespaces: Namespaces, store: RecordStore | None = None) -> None:
@@ -50,12 +51,13 @@ class Keeper:
         """
         key, record = request.key, request.record
         try:
-            self._keep_all(key, _value_in(request), now=now)
+            brought = self._keep_all(key, _value_in(request), now=now)
         except ValueRefused as error:
             _log.debug("%r is not kept: %s", key[:64], error)
             newer = self.get(key, now=now) if error.reason is Reason.STALE else None
             return Message(MessageType.PUT_VALUE, key, newer, refusal=error.reason.value)
-        self.on_put(key)
+        if brought:
+            self.on_put(key)
         # The record comes back as it was: go-libp2p and js-libp2p take this for the proof.
         return Message(MessageType.PUT_VALUE, key, record)
 
@@ -106,7 +108,8 @@ class Keeper:
                 valid.append(item)
         return valid, invalid
 
-    def _keep_all(self, key: bytes, value: bytes, *, now: float) -> None:
+    def _keep_all(self, key: bytes, value: bytes, *, now: float) -> bool:
+        """Keep what is valid; says whether there was anything. Raises ValueRefused."""
         try:
             encoded_items = self.namespaces.rules(key).split(value)
         except UnknownNamespace as error:
@@ -126,6 +129,7 @@ class Keeper:
                     break  # an honest peer sends what it has verified, so this one is not
         if refusal is not None:
             raise refusal
+        return bool(encoded_items)
 
 
 def requests_for(namespaces: Namespaces, key: bytes, items: Sequence[Item]) -> list[Message]:

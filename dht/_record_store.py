@@ -85,6 +85,10 @@ class RecordStore:
     def __len__(self) -> int:
         return len(self._order)
 
+    def __contains__(self, key: bytes) -> bool:
+        """Say whether anything stands under `key`."""
+        return key in self._keys
+
     @property
     def size(self) -> int:
         """Bytes that it takes, as it counts them."""

@@ -22,6 +22,7 @@ from ._providers import ProvideSchedule
 
 if TYPE_CHECKING:
     import random
+    from collections.abc import Container
 
     from ._client import Client
     from ._clock import Clock
@@ -34,6 +35,7 @@ _log = logging.getLogger(__name__)
 RENEW_SECONDS = 3600.0  # at most between two puttings of the same entry by its writer
 HAND_ON_SECONDS = 3600.0  # to twice as long, from one putting to the next by a keeper
 AT_ONCE = 4  # keys being put again
+_GONE = 64  # keys to hand on under which nothing stands any more, besides one for each value
 
 
 class HandOn:
@@ -56,6 +58,12 @@ class HandOn:
         if len(self._heap) > 2 * len(self._due) + 64:
             self._heap = [(at, key) for key, at in self._due.items()]
             heapq.heapify(self._heap)
+
+    def forget_all_but(self, kept: Container[bytes]) -> None:
+        """Forget the keys that are not `kept` any more."""
+        self._due = {key: at for key, at in self._due.items() if key in kept}
+        self._heap = [(at, key) for key, at in self._due.items()]
+        heapq.heapify(self._heap)
 
     def due(self, now: float, limit: int) -> list[bytes]:
         """Return up to `limit` keys to hand on now; each needs another `touch`, or is forgotten."""
@@ -142,6 +150,9 @@ class Renewal:
 
     def _note_put(self, key: bytes) -> None:
         self._held.touch(key, trio.current_time())
+        # Values go without a word: they expire, or give way. Nobody fills this with their keys.
+        if len(self._held) > 2 * len(self._keeper.store) + _GONE:
+            self._held.forget_all_but(self._keeper.store)
         if len(self._held) == 1:
             self._changed.set()
 

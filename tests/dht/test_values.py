@@ -20,9 +20,10 @@ from lattica.dht import (
 )
 from lattica.dht._messages import Message, MessageType, Record
 from lattica.dht._record_store import RecordStore
-from lattica.dht._records import decode_set
+from lattica.dht._records import Entry, decode_set, encode_set, sign_entry
 from lattica.dht._renewal import HAND_ON_SECONDS, HandOn
 from lattica.errors import InvalidInput
+from lattica.transport import PeerInfo
 from tests.dht.conftest import EPOCH
 
 if TYPE_CHECKING:
@@ -271,6 +272,55 @@ def test_keepers_hand_a_value_on_in_turn_not_all_at_once() -> None:
     assert all(len(keeper._heap) <= 2 * 1 + 64 + 1 for keeper in keepers)
     assert keepers[0].due(now + 2 * HAND_ON_SECONDS, 10) == [key]
     assert len(keepers[0]) == 0, "what is due and not touched is forgotten"
+
+
+async def test_a_stranger_that_puts_nothing_or_what_is_soon_over_leaves_no_trace(
+    autojump_clock: MockClock, swarm: Swarm
+) -> None:
+    keeper, stranger = await swarm.start_many(2)
+
+    async def put(key: str, *entries: Entry) -> None:
+        record = Record(key.encode(), encode_set(entries))
+        request = Message(MessageType.PUT_VALUE, key.encode(), record)
+        answer = await stranger.dht._client.ask(PeerInfo(keeper.peer, ()), request)
+        assert isinstance(answer, Message)
+        assert not answer.refusal
+
+    for number in range(300):
+        key = f"/lattica/{number}"
+        await put(key)
+        now = EPOCH + trio.current_time()
+        brief = sign_entry(
+            stranger.mesh.identity,
+            scope=keeper.dht.protocol,
+            key=key.encode(),
+            value=codec.pack(number),
+            sequence=number,
+            created_ms=int(now * 1000),
+            expires_ms=int((now + 1) * 1000),
+        )
+        await put(key, brief)
+        await trio.sleep(1)
+    assert keeper.dht.status().values <= 1
+    assert len(keeper.dht._renewal._held) <= 2 * 1 + 64 + 1
+
+
+async def test_who_puts_nothing_does_not_keep_others_from_handing_on(
+    autojump_clock: MockClock, swarm: Swarm
+) -> None:
+    keeper, writer = await swarm.start_many(2)
+    await writer.dht.put(KEY, "kept", ttl=86_400)
+    touched: list[bytes] = []
+    keeper.dht._keeper.on_put = touched.append
+    key = KEY.encode()
+    nothing = Message(MessageType.PUT_VALUE, key, Record(key, encode_set([])))
+    await writer.dht._client.ask(PeerInfo(keeper.peer, ()), nothing)
+    assert touched == []
+    held = keeper.dht._keeper.get(key, now=EPOCH)
+    await writer.dht._client.ask(
+        PeerInfo(keeper.peer, ()), Message(MessageType.PUT_VALUE, key, held)
+    )
+    assert touched == [key]
 
 
 async def test_a_value_is_gone_everywhere_when_its_time_is_over(
