@@ -6,7 +6,8 @@ the network holds at other peers too. The file holds no more than the bounded st
 written as wall-clock time, so what lapsed while the node was down is not served again.
 
 A file that is damaged, or of another version, costs what was in it and nothing else: that is logged
-and it is made anew.
+and it is made anew. One that cannot be read now, because another process holds it or the disk is
+full, is left as it is.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 VERSION = 1  # of the tables
+BUSY_SECONDS = 5.0  # how long another process may hold the file
 MAX_ROWS = 200_000  # read of each table: above what the stores hold, whatever the file says
 _TABLES = f"""
 BEGIN;
@@ -86,6 +88,27 @@ class Changes:
         return bool(self.held or self.own or self.providers or self.addresses)
 
 
+# The file itself is good: another process holds it, the disk is full, or fails, or is read-only.
+_PASSING = frozenset(
+    {
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_PERM,
+        sqlite3.SQLITE_NOMEM,
+    }
+)
+
+
+def is_passing(error: sqlite3.Error) -> bool:
+    """Say whether `error` is no fault of what the file holds, which therefore stays."""
+    code = getattr(error, "sqlite_errorcode", None)
+    return code is not None and code & 0xFF in _PASSING  # the rest of it says more
+
+
 class Database:
     """The file. Every method blocks: call them in a worker thread, one at a time."""
 
@@ -102,6 +125,9 @@ class Database:
         try:
             return self._load(now)
         except sqlite3.DatabaseError as error:
+            if is_passing(error):
+                self.close()
+                raise
             _log.warning(
                 "%s is not usable (%s): what it held of the DHT is lost", self._path, error
             )
@@ -193,7 +219,7 @@ class Database:
 
     def _open(self) -> sqlite3.Connection:
         self.close()
-        connection = sqlite3.connect(self._path, check_same_thread=False)
+        connection = sqlite3.connect(self._path, timeout=BUSY_SECONDS, check_same_thread=False)
         try:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = NORMAL")

@@ -19,7 +19,7 @@ from lattica.errors import LatticaError
 from lattica.identity import PeerId
 from lattica.transport import Multiaddr
 
-from ._database import Changes, Database, ProviderRow, Saved, ValueRow
+from ._database import Changes, Database, ProviderRow, Saved, ValueRow, is_passing
 from ._providers import PROVIDER_SECONDS
 
 if TYPE_CHECKING:
@@ -109,8 +109,7 @@ class Persistence:
                 await trio.to_thread.run_sync(write, changes)
         except (OSError, sqlite3.Error) as error:
             _log.warning("%s cannot be written: %s; it is tried again", self._path, error)
-            # A full disk is an OperationalError: what is in the file is good, and stays.
-            self._damaged = not isinstance(error, (OSError, sqlite3.OperationalError))
+            self._damaged = isinstance(error, sqlite3.Error) and not is_passing(error)
             self._everything = True
             self._changed.set()
             return False

@@ -85,7 +85,7 @@ class RecordStore:
     def __len__(self) -> int:
         return len(self._order)
 
-    def __contains__(self, key: bytes) -> bool:
+    def __contains__(self, key: object) -> bool:
         """Say whether anything stands under `key`."""
         return key in self._keys
 

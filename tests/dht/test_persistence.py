@@ -131,6 +131,30 @@ async def test_a_file_that_cannot_be_made_costs_persistence_alone(
     assert "will not outlive this process" in caplog.text
 
 
+async def test_a_file_that_another_process_holds_is_left_as_it_is(
+    autojump_clock: MockClock,
+    swarm: Swarm,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("lattica.dht._database.BUSY_SECONDS", 0.01)
+    path = tmp_path / "dht.db"
+    node = await swarm.start(1, database=path)
+    await node.dht.put(KEY, "kept")
+    swarm.stop(node)
+    await node.gone.wait()
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    node = await swarm.start(1, database=path)
+    assert node.dht.status().values == 0
+    assert "locked" in caplog.text
+    assert "will not outlive this process" in caplog.text
+    other.close()
+    node = await restart(swarm, node, path)
+    assert (await node.dht.get(KEY)).value == "kept"
+
+
 async def test_more_changes_than_are_noted_one_by_one_are_written_all_the_same(
     autojump_clock: MockClock, swarm: Swarm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
