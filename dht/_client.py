@@ -208,7 +208,8 @@ class Client:
         self._note_answer(peer.peer, reply.address)
         if reply.message.clock:
             answered, theirs = self._clock.wall(), reply.message.clock / 1000
-            self._clock.observe(peer.peer, theirs, asked=asked, answered=answered)
+            group = self.group_of(reply.address)
+            self._clock.observe(peer.peer, theirs, asked=asked, answered=answered, group=group)
         return reply
 
     async def tell(self, peer: PeerInfo, frames: Sequence[bytes]) -> bool:

@@ -5,14 +5,14 @@ of a peer carries the time that it has; the median of what the peers asked last 
 among them, is the time that values are written and judged by (spec/dht.md §7.5). All nodes of a
 network come to nearly the same, so one whose clock is five minutes off works as any other. Beyond
 `MAX_SKEW` the difference is an error instead: that clock wants to be set, and nobody can move ours
-by more.
+by more. Of one network few are heard: who invents peers there has no majority by that.
 """
 
 from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from lattica.errors import LatticaError
 
@@ -26,6 +26,7 @@ _log = logging.getLogger(__name__)
 MAX_SKEW = 600.0  # seconds
 NOTED_SKEW = 60.0  # seconds; from here on the user is told
 _PEERS = 33  # whose clocks are remembered: those that answered last
+_PEERS_PER_GROUP = 4  # of one network
 
 
 class ClockSkew(LatticaError):
@@ -47,6 +48,13 @@ class ClockSkew(LatticaError):
         self.seconds = seconds
 
 
+class _Said(NamedTuple):
+    """What one peer said last: its clock minus ours, in seconds, and from which network."""
+
+    offset: float
+    group: bytes | None
+
+
 class Clock:
     """The wall clock of this node, and what those of others say of it.
 
@@ -56,20 +64,35 @@ class Clock:
 
     def __init__(self, wall: Callable[[], float]) -> None:
         self.wall = wall
-        self._offsets: OrderedDict[PeerId, float] = OrderedDict()  # theirs minus ours
+        self._said: OrderedDict[PeerId, _Said] = OrderedDict()
         self._noted = False
 
     def now(self) -> float:
         """Return the time, in seconds since 1970, as most clocks around have it."""
-        offset = _median((0.0, *self._offsets.values()))
+        offset = _median((0.0, *(said.offset for said in self._said.values())))
         return self.wall() + (offset if abs(offset) <= MAX_SKEW else 0.0)
 
-    def observe(self, peer: PeerId, theirs: float, *, asked: float, answered: float) -> None:
-        """Note what time `peer` had between two moments of ours (`wall`)."""
-        self._offsets.pop(peer, None)
-        self._offsets[peer] = theirs - (asked + answered) / 2
-        if len(self._offsets) > _PEERS:
-            self._offsets.popitem(last=False)
+    def observe(
+        self,
+        peer: PeerId,
+        theirs: float,
+        *,
+        asked: float,
+        answered: float,
+        group: bytes | None = None,
+    ) -> None:
+        """Note what time `peer` had between two moments of ours (`wall`).
+
+        `group` is the network from which it answered, see `transport.ip_group`.
+        """
+        self._said.pop(peer, None)
+        self._said[peer] = _Said(theirs - (asked + answered) / 2, group)
+        if group is not None:
+            beside = [each for each, said in self._said.items() if said.group == group]
+            if len(beside) > _PEERS_PER_GROUP:
+                del self._said[beside[0]]
+        if len(self._said) > _PEERS:
+            self._said.popitem(last=False)
         skew = self.skew
         if abs(skew) > NOTED_SKEW and not self._noted:
             self._noted = True
@@ -80,7 +103,7 @@ class Clock:
     @property
     def skew(self) -> float:
         """By how many seconds our clock is ahead of those of the peers; 0 where none is known."""
-        return -_median(self._offsets.values())
+        return -_median(said.offset for said in self._said.values())
 
     def check(self) -> None:
         """Raise ClockSkew if values can neither be written nor judged with this clock."""

@@ -438,7 +438,8 @@ class SimulatedDht:
             return
         if answer.clock:
             theirs, answered = answer.clock / 1000, self.clock.wall()
-            self.clock.observe(sender, theirs, asked=asked, answered=answered)
+            group = self.world.group(sender)
+            self.clock.observe(sender, theirs, asked=asked, answered=answered, group=group)
         then(answer)
 
     def answer(self, request: Message, sender: PeerId) -> Message | None:

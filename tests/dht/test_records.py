@@ -448,6 +448,15 @@ def test_a_minority_of_wrong_clocks_moves_nothing() -> None:
     clock.check()
 
 
+def test_peers_of_one_network_however_many_do_not_say_what_time_it_is() -> None:
+    clock = clock_with(*[0] * 8)
+    for number in range(100, 300):
+        peer = Identity(number.to_bytes(32, "big")).peer_id
+        clock.observe(peer, NOW + 3600, asked=NOW, answered=NOW, group=b"\xc6\x33\x64")
+    assert clock.now() == pytest.approx(NOW, abs=1)
+    clock.check()
+
+
 def test_two_nodes_alone_agree_on_the_time() -> None:
     here, there = clock_with(300), Clock(lambda: NOW + 300)
     there.observe(WRITERS[0].peer_id, NOW, asked=NOW + 300, answered=NOW + 300)
