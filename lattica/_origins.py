@@ -8,9 +8,9 @@ verified in any case; what is guarded here is who is asked, how long, and for ho
 from __future__ import annotations
 
 import re
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Self, cast
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 import trio
@@ -88,10 +88,14 @@ async def open_origins(
         trust_env=True,  # proxies
         transport=transport,
     ) as client:
-        yield [
-            HttpOrigin(address, client) if is_url(address) else _local(address)
-            for address in checked
-        ]
+        async with AsyncExitStack() as stack:
+            opened: list[Origin] = []
+            for address in checked:
+                if is_url(address):
+                    opened.append(await stack.enter_async_context(HttpOrigin(address, client)))
+                else:
+                    opened.append(_local(address))
+            yield opened
 
 
 def _local(address: str) -> Origin:
@@ -163,7 +167,11 @@ def _snapshot(path: Path) -> Path:
 
 
 class HttpOrigin:
-    """A file on a web server, or a directory of files below a URL.
+    """A file on a web server, or a directory of files below a URL. An async context manager.
+
+    A server that gives no ranges sends the whole file whatever is asked for. Such a body is kept
+    open between reads and read on: a fetch asks for one part after another, and from the start
+    again for each of them would be a square of the file's size.
 
     Attributes:
         name: the URL.
@@ -175,6 +183,13 @@ class HttpOrigin:
         self.local: Path | None = None
         self._client = client
         self._versions: dict[str, str] = {}  # what the server called each file's version first
+        self._kept: tuple[str, _Body] | None = None  # a whole file, read up to some place
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._let_go()
 
     async def index(self) -> bytes | None:
         """As `content.Origin.index`: it stands at the URL with `.lattica-index` behind the path."""
@@ -209,22 +224,55 @@ class HttpOrigin:
     ) -> AsyncIterator[AsyncIterator[bytes]]:
         import httpx
 
+        try:
+            body = self._taken_up(url, offset) or await self._ask(url, offset, length)
+            try:
+                async with aclosing(body.read(offset, length)) as pieces:
+                    yield pieces
+            except BaseException:
+                await body.aclose()
+                raise
+            if body.is_whole and length is not None and body.position == offset + length:
+                await self._let_go()
+                self._kept = (url, body)
+            else:
+                await body.aclose()
+        except httpx.HTTPError as error:
+            what = str(error) or type(error).__name__
+            raise OriginError(f"{url}: {what}") from error
+        except httpx.InvalidURL as error:
+            raise OriginLacksIt(f"{url}: {error}") from error
+
+    def _taken_up(self, url: str, offset: int) -> _Body | None:
+        """Return the body that is kept, if it leads to `offset` of this file."""
+        if self._kept is None or self._kept[0] != url or self._kept[1].position > offset:
+            return None
+        _, body = self._kept
+        self._kept = None
+        return body
+
+    async def _let_go(self) -> None:
+        if self._kept is not None:
+            _, body = self._kept
+            self._kept = None
+            await body.aclose()
+
+    async def _ask(self, url: str, offset: int, length: int | None) -> _Body:
+        await self._let_go()  # another file is read now, or this one from further in front
         headers = {}
         if offset or length is not None:
             end = "" if length is None else offset + length - 1
             headers["Range"] = f"bytes={offset}-{end}"
             if url in self._versions:
                 headers["If-Range"] = self._versions[url]
+        request = self._client.build_request("GET", url, headers=headers)
+        response = await self._client.send(request, stream=True)
         try:
-            async with self._client.stream("GET", url, headers=headers) as response:
-                self._check(url, response, offset, length)
-                async with aclosing(_limited(response, length)) as pieces:
-                    yield pieces
-        except httpx.HTTPError as error:
-            what = str(error) or type(error).__name__
-            raise OriginError(f"{url}: {what}") from error
-        except httpx.InvalidURL as error:
-            raise OriginLacksIt(f"{url}: {error}") from error
+            self._check(url, response, offset, length)
+        except BaseException:
+            await response.aclose()
+            raise
+        return _Body(response, 0 if response.status_code == 200 else offset)
 
     def _check(self, url: str, response: httpx.Response, offset: int, length: int | None) -> None:
         """Refuse an answer that is not what was asked for."""
@@ -244,9 +292,7 @@ class HttpOrigin:
         if version and not version.startswith("W/"):  # If-Range takes strong ones only
             self._versions.setdefault(url, version)
         if status == 200:
-            if offset:
-                raise OriginLacksIt(f"{url} gives no ranges")
-            return
+            return  # the whole file: this server gives no ranges
         found = _RANGE.fullmatch(response.headers.get("Content-Range", ""))
         if found is None or int(found[1]) != offset:
             raise OriginLacksIt(f"{url} gives another range than was asked for")
@@ -254,20 +300,44 @@ class HttpOrigin:
             raise OriginLacksIt(f"{url} has {found[3]} bytes, expected {offset + length} at least")
 
 
-async def _limited(response: httpx.Response, length: int | None) -> AsyncGenerator[bytes, None]:
-    """Give the body as far as it was asked for, whatever the server sends after that.
+class _Body:
+    """The body of an answer, read on in one direction.
 
-    It is read to its end, where that comes then: the connection can be used again.
+    Attributes:
+        position: where in the file it was read up to.
+        is_whole: whether it is that of the whole file.
     """
-    left = length
-    body = cast("AsyncGenerator[bytes, None]", response.aiter_raw())
-    async with aclosing(body) as raw:
-        async for piece in raw:
-            if left == 0:
+
+    def __init__(self, response: httpx.Response, position: int) -> None:
+        self.position, self.is_whole = position, response.status_code == 200
+        self._response = response
+        self._raw = cast("AsyncGenerator[bytes, None]", response.aiter_raw())
+        self._rest = b""  # that came and was not asked for yet
+
+    async def read(self, offset: int, length: int | None) -> AsyncGenerator[bytes, None]:
+        """Give what was asked for, `offset` being `position` or behind it; skip what is before.
+
+        What the server sends beyond that is looked at once: where it is the end, the connection
+        can be used again.
+        """
+        while length is None or self.position < offset + length:
+            piece = self._rest or await anext(self._raw, b"")
+            if not piece:
                 return
-            taken = piece if left is None else piece[:left]
-            left = None if left is None else left - len(taken)
-            yield taken
+            skipped = min(len(piece), max(0, offset - self.position))
+            left = None if length is None else offset + length - self.position
+            taken = piece[skipped:left]
+            self._rest = piece[skipped + len(taken) :]
+            self.position += skipped + len(taken)
+            if taken:
+                yield taken
+        if not self._rest:
+            self._rest = await anext(self._raw, b"")
+
+    async def aclose(self) -> None:
+        """Stop reading."""
+        await self._raw.aclose()
+        await self._response.aclose()
 
 
 async def _nothing() -> AsyncGenerator[bytes, None]:

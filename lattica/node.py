@@ -854,7 +854,9 @@ class AsyncNode(ModelCalls):
         )
         if repaired:
             await self._provide()
-        return Verification(cid, report.checked_bytes, report.damaged_count, damaged, repaired)
+        return Verification(
+            cid, report.checked_bytes, report.damaged_count, damaged, repaired, report.differing
+        )
 
     # messages
 

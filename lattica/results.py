@@ -221,13 +221,18 @@ class Damaged(Result):
 
 @dataclass(frozen=True, slots=True)
 class Verification(Result):
-    """What hashing an object on disk showed. `damaged` lists the first ones."""
+    """What hashing an object on disk showed. `damaged` lists the first ones.
+
+    `differing` lists files that are not what they were, while a copy elsewhere is: nothing is
+    served from them, and nothing repairs them, for they may have been changed on purpose.
+    """
 
     cid: CID
     checked_bytes: int
     damaged_count: int
     damaged: tuple[Damaged, ...]
     repaired_bytes: int = 0  # content that was fetched and written anew
+    differing: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

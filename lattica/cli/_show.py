@@ -173,6 +173,8 @@ def verification(output: Output, found: dict[str, Any]) -> None:
         if found["damaged_count"]
         else "all of it matches"
     )
+    for place in found["differing"]:
+        output.say(f"{place} is not what it was; a copy elsewhere is, and is served")
     mended = found["repaired_bytes"]
     repaired = f"{size(mended)} mended; " if mended else ""
     output.say(f"{repaired}{size(found['checked_bytes'])} checked: {verdict}")

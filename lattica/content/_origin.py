@@ -24,7 +24,7 @@ from lattica._nursery import private_nursery
 from lattica.cid import Codec
 from lattica.identity import PeerId
 
-from ._build import Kind, Symlinks, build_in_thread
+from ._build import Kind, Symlinks, UnreadableSource, build_in_thread
 from ._car import IndexFileError, decode_index
 from ._events import OriginError, OriginLacksIt, OriginMismatch, OriginUsed
 from ._messages import MAX_BLOCK, Status
@@ -332,7 +332,10 @@ class OriginSession:
             symlinks=Symlinks.FOLLOW,
             progress=lambda _count: self._fetch.alive(),
         )
-        built = await build(segments=segments)
+        try:
+            built = await build(segments=segments)
+        except UnreadableSource as error:
+            raise OriginLacksIt(str(error)) from error
         if built.root != root and self._segments is not None and built.kind is Kind.FILE:
             built = await build(segments=None if segments else self._segments)
         return built

@@ -77,7 +77,9 @@ class ObjectReader:
         """Bytes of the file. Raises InvalidInput for a directory."""
         if self._size is None:
             raise InvalidInput(
-                f"{self.root} is a directory", cid=self.root, hint="name a file in it, see `files`"
+                f"{self.root} is a directory",
+                cid=self.root,
+                hint="name a file in it (--file PATH; `get REF --dry-run` lists them)",
             )
         return self._size
 

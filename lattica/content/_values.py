@@ -193,9 +193,11 @@ class VerifyReport:
         checked_bytes: content bytes that were read and hashed.
         damaged_count: blocks that failed.
         damaged: the first of them.
+        differing: files that are not what they were, while the same content is sound elsewhere.
     """
 
     root: CID
     checked_bytes: int
     damaged_count: int
     damaged: tuple[Damage, ...]
+    differing: tuple[Path, ...] = ()

@@ -18,6 +18,7 @@ from ._walk import MAX_TREE_ENTRIES, Tree, Walker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from lattica.cid import CID
 
@@ -39,7 +40,7 @@ def verify(
     """Hash the index blocks and leaves of a complete object, in every place where it is.
 
     A file that is sound in one place is sound. A place that is sound although it looked changed is
-    served again; one that is not, is not. At most `most` damages are listed.
+    served again; one that is not, is not, and is listed. At most `most` damages are.
     """
     check = _Check(index, sources, progress, most)
     files: dict[str, list[FileRow]] = {}
@@ -47,11 +48,18 @@ def verify(
         if file.source.download is None:
             files.setdefault(file.path, []).append(file)
     check.directories(root, {rows[0].root for rows in files.values()})
+    differing: list[Path] = []
     for rows in files.values():
         damages = [check.place(row) for row in rows]
         if all(damages):
             check.note(min(damages, key=len))
-    return VerifyReport(root, check.checked_bytes, check.damaged_count, tuple(check.damaged))
+        elif len(differing) < most:
+            differing += [
+                row.source.path for row, found in zip(rows, damages, strict=True) if found
+            ]
+    return VerifyReport(
+        root, check.checked_bytes, check.damaged_count, tuple(check.damaged), tuple(differing)
+    )
 
 
 @dataclass(slots=True)

@@ -164,7 +164,10 @@ class Store:
             if copy or take:
                 self._room.make(built.size, self._downloads)
             if take:
-                sources = [self._take_source(file) for file in built.files]
+                taken = [self._take_source(file) for file in built.files]
+                sources = [source for source, _ in taken]
+                if built.kind is Kind.FILE:
+                    stored = replace(stored, path=taken[0][1])
             else:
                 sources = [self._add_source(file, copy=copy) for file in built.files]
             self._drop(join_sources(self._index, stored, built, sources))
@@ -493,11 +496,11 @@ class Store:
             copy_file(file, path)
             return put_source(self._index, file, path, owned=True)
 
-    def _take_source(self, file: BuiltFile) -> int:
+    def _take_source(self, file: BuiltFile) -> tuple[int, Path]:
         path = self._new_file()
         with storage_errors(path), _removed_on_failure(path):
             os.rename(file.path, path)
-            return put_source(self._index, file, path, owned=True)
+            return put_source(self._index, file, path, owned=True), path
 
     def _owns(self, path: Path) -> bool:
         return path.is_relative_to(self.path / CACHE)

@@ -551,6 +551,28 @@ def test_a_touched_file_is_offered_again_once_verified(store: Store, tmp_path: P
     assert stored.state is ObjectState.COMPLETE
 
 
+def test_verify_names_a_changed_copy_while_another_is_sound(store: Store, tmp_path: Path) -> None:
+    path, copy = a_file(tmp_path / "f", MIB), a_file(tmp_path / "copy", MIB)
+    root, leaves = shared(store, path)
+    assert shared(store, copy)[0] == root
+    assert store.verify(root).differing == ()
+    copy.write_bytes(b"edited on purpose")
+    report = store.verify(root)
+    assert (report.damaged_count, report.differing) == (0, (copy,))
+    assert given(store, leaves) == path.read_bytes()
+    path.write_bytes(b"and this one, too")
+    report = store.verify(root)
+    assert report.damaged_count > 0
+    assert report.differing == ()
+
+
+def test_what_the_store_takes_is_listed_where_it_is_then(store: Store, tmp_path: Path) -> None:
+    built = build(a_file(tmp_path / "f", MIB))
+    stored = store.add(built, name="taken", take=True)
+    assert not built.path.exists()
+    assert stored.path.stat().st_size == MIB
+
+
 def test_verify_reports_a_file_that_is_gone_or_short(store: Store, tmp_path: Path) -> None:
     path = a_file(tmp_path / "f", 4 * SMALL_LEAF)
     root, leaves = shared(store, path)

@@ -25,7 +25,7 @@ from lattica.ticket import Ticket
 from .test_directories import files_of, make_model
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
     from .conftest import Lab
@@ -82,13 +82,40 @@ async def test_ranges_are_asked_for_and_held_to_what_was_asked() -> None:
     assert await read(answer, 10, 0) == b""
 
 
-async def test_a_server_without_ranges_is_good_for_the_beginning() -> None:
-    def answer(_request: httpx.Request) -> httpx.Response:
-        return httpx.Response(200, stream=httpx.ByteStream(BODY))
+async def test_a_server_without_ranges_is_read_on_from_where_it_was_left() -> None:
+    asked: list[httpx.Request] = []
 
-    assert await read(answer, 0, 100) == BODY[:100]
-    with pytest.raises(OriginLacksIt, match="no ranges"):
-        await read(answer, 1, 100)
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request)
+        return httpx.Response(200, stream=Pieces(BODY))
+
+    async with open_origins([URL], transport=httpx.MockTransport(answer)) as (origin,):
+        for offset, requests in ((0, 1), (100, 1), (700, 1), (50_000, 1), (300, 2), (400, 2)):
+            async with origin.stream("", offset, 100) as pieces:
+                data = b"".join([piece async for piece in pieces])
+            assert (data, len(asked)) == (BODY[offset : offset + 100], requests)
+        async with origin.stream("", len(BODY) - 10, 10) as pieces:
+            assert b"".join([piece async for piece in pieces]) == BODY[-10:]
+        async with origin.stream("", len(BODY) - 5, 10) as pieces:  # what is not there
+            assert b"".join([piece async for piece in pieces]) == BODY[-5:]
+        async with origin.stream("other", 0, 10) as pieces:
+            assert b"".join([piece async for piece in pieces]) == BODY[:10]
+    assert len(asked) == 4
+
+
+class Pieces(httpx.AsyncByteStream):
+    """A body that comes in pieces which fit nothing."""
+
+    def __init__(self, body: bytes) -> None:
+        self._pieces = iter([body[start : start + 333] for start in range(0, len(body), 333)])
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        for piece in self._pieces:
+            return piece
+        raise StopAsyncIteration
 
 
 @pytest.mark.parametrize(
@@ -237,6 +264,9 @@ async def test_a_file_comes_from_a_path_where_no_peer_is(
         assert (got.origin_bytes, got.sources) == (got.size, ())
         with pytest.raises(OriginLacksIt):
             await a.get(build(lab.file("y", 9)).root, tmp_path / "z", origins=["/nowhere/at/all"])
+        with pytest.raises(OriginLacksIt, match="cannot read /nowhere/at/all"):
+            other = build(lab.file("w", 600_000)).root
+            await a.get(other, tmp_path / "z", origins=["/nowhere/at/all"])
 
 
 async def test_a_repository_in_the_cache_of_hugging_face_is_an_origin(
