@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from lattica.errors import CodecError, Refused
 from lattica.identity import PeerId
-from lattica.transport import PeerInfo
+from lattica.transport import PeerInfo, ip_group
 
 from ._keys import K, position
 from ._messages import (
@@ -110,7 +110,8 @@ class Responder:
             case MessageType.PUT_VALUE:
                 if self._keeper is None:
                     raise ValuesRefused(f"{sender} wants a value kept", peer=sender)
-                return self._keeper.put(request, now=wall)
+                source = ip_group(address) or sender.raw
+                return self._keeper.put(request, now=wall, sender=sender, source=source)
             case MessageType.ADD_PROVIDER:
                 self._add_provider(request, sender, address, now)
                 return None
@@ -188,7 +189,7 @@ class Responder:
             if peer.info.peer == sender:
                 told = peer.info.addresses
                 self._directory.learn(sender, [each for each in told if leads_there(each, address)])
-                self._store.add(request.key, sender, now=now)
+                self._store.add(request.key, sender, now=now, group=ip_group(address))
                 return
 
     def _describe(self, peer: PeerId, asker: Multiaddr) -> Peer:

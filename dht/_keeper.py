@@ -18,12 +18,15 @@ from ._records import MAX_ENTRIES, RecordError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from lattica.identity import PeerId
+
     from ._namespaces import Namespaces
 
 _log = logging.getLogger(__name__)
 
 MAX_INVALID = 8  # items of one answer; who sends more is not read on, for each costs a verification
 ROOM_FOR_PEERS = 4 << 10  # bytes of an answer that a set leaves to the closer peers, if it can
+MAX_PUT = 128  # items of one request, each of which costs a verification; more do not fit in 15 KiB
 PUT_BYTES = MAX_ANSWER - 2048  # of the items in one request: some peers read no more than 16 KiB
 
 
@@ -42,16 +45,20 @@ class Keeper:
         self.store = store if store is not None else RecordStore(namespaces)
         self.on_put: Callable[[bytes], object] = lambda _key: None
 
-    def put(self, request: Message, *, now: float) -> Message:
+    def put(
+        self, request: Message, *, now: float, sender: PeerId | None = None, source: bytes = b""
+    ) -> Message:
         """Keep what a `PUT_VALUE` brings, as far as it is valid, and return the answer.
 
         Args:
             request: what a peer asks.
             now: the wall clock, in seconds since 1970.
+            sender: which peer.
+            source: from where, see `RecordStore.add`.
         """
         key, record = request.key, request.record
         try:
-            brought = self._keep_all(key, _value_in(request), now=now)
+            brought = self._keep_all(key, _value_in(request), now, sender, source)
         except ValueRefused as error:
             _log.debug("%r is not kept: %s", key[:64], error)
             newer = self.get(key, now=now) if error.reason is Reason.STALE else None
@@ -108,7 +115,9 @@ class Keeper:
                 valid.append(item)
         return valid, invalid
 
-    def _keep_all(self, key: bytes, value: bytes, *, now: float) -> bool:
+    def _keep_all(
+        self, key: bytes, value: bytes, now: float, sender: PeerId | None, source: bytes
+    ) -> bool:
         """Keep what is valid; says whether there was anything. Raises ValueRefused."""
         try:
             encoded_items = self.namespaces.rules(key).split(value)
@@ -116,13 +125,18 @@ class Keeper:
             raise ValueRefused(str(error), Reason.NAMESPACE) from None
         except RecordError as error:
             raise ValueRefused(str(error)) from None
-        held = {item.encoded for item in self.store.items(key, now=now)}
+        if len(encoded_items) > MAX_PUT:
+            raise ValueRefused(f"{len(encoded_items)} values at once, limit {MAX_PUT}")
+        held = {item.encoded: item for item in self.store.items(key, now=now)}
         refusal: ValueRefused | None = None
-        for encoded in encoded_items[:MAX_ENTRIES]:
-            if encoded in held:
+        for encoded in encoded_items:
+            if (kept := held.get(encoded)) is not None:
+                if kept.entry is not None and kept.entry.author == sender:
+                    self.store.vouch(key, kept.place, source)
                 continue
             try:
-                self.store.add(key, self.namespaces.read(key, encoded, now=now), now=now)
+                item = self.namespaces.read(key, encoded, now=now)
+                self.store.add(key, item, now=now, source=source)
             except ValueRefused as error:
                 refusal = error
                 if error.reason is Reason.INVALID:

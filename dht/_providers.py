@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import heapq
 import math
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -61,7 +62,7 @@ class ProviderStore:
         # All three in the order of arrival, oldest first. All records live equally long, so the
         # oldest expire first and expiry is a look at the front.
         self._expiry: dict[tuple[bytes, PeerId], float] = {}
-        self._by_key: dict[bytes, dict[PeerId, None]] = {}
+        self._by_key: dict[bytes, dict[PeerId, bytes | None]] = {}  # and from which network
         self._by_peer: dict[PeerId, dict[bytes, None]] = {}
         self.changed: Callable[[bytes, PeerId], object] = lambda _key, _peer: None
 
@@ -81,9 +82,12 @@ class ProviderStore:
         """Return when that record is over; None: there is none."""
         return self._expiry.get((key, peer))
 
-    def add(self, key: bytes, peer: PeerId, *, now: float) -> None:
-        """Keep, or renew, the record that `peer` provides `key`. Raises ValueError: a bad key."""
-        self._add(key, peer, self._seconds, now)
+    def add(self, key: bytes, peer: PeerId, *, now: float, group: bytes | None = None) -> None:
+        """Keep, or renew, the record that `peer` provides `key`. Raises ValueError: a bad key.
+
+        `group` is the network from which it says so, see `transport.ip_group`.
+        """
+        self._add(key, peer, self._seconds, now, group)
 
     def restore(self, key: bytes, peer: PeerId, *, left: float, now: float) -> None:
         """Keep a record from before, with so many seconds `left`.
@@ -92,9 +96,11 @@ class ProviderStore:
         ValueError: a bad key.
         """
         if left > 0:
-            self._add(key, peer, min(left, self._seconds), now)
+            self._add(key, peer, min(left, self._seconds), now, None)
 
-    def _add(self, key: bytes, peer: PeerId, seconds: float, now: float) -> None:
+    def _add(
+        self, key: bytes, peer: PeerId, seconds: float, now: float, group: bytes | None
+    ) -> None:
         if not 1 <= len(key) <= MAX_PROVIDER_KEY:
             raise ValueError(f"a key of {len(key)} bytes, expected 1 to {MAX_PROVIDER_KEY}")
         self.expire(now)
@@ -102,11 +108,11 @@ class ProviderStore:
         if len(self._by_peer.get(peer, ())) >= self._per_peer:
             self._discard_oldest_of(peer)
         if len(self._by_key.get(key, ())) >= self._per_key:
-            self._discard(key, next(iter(self._by_key[key])))
+            self._make_room_in_key(key)
         if len(self._expiry) >= self._most:
             self._make_room(peer)
         self._expiry[key, peer] = now + seconds
-        self._by_key.setdefault(key, {})[peer] = None
+        self._by_key.setdefault(key, {})[peer] = group
         self._by_peer.setdefault(peer, {})[key] = None
         self.changed(key, peer)
 
@@ -122,6 +128,12 @@ class ProviderStore:
             if expires_at > now:
                 return
             self._discard(key, peer)
+
+    def _make_room_in_key(self, key: bytes) -> None:
+        # Peer IDs cost nothing. So the oldest goes of those from the network that has most there.
+        groups = self._by_key[key]
+        ((most, _),) = Counter(groups.values()).most_common(1)
+        self._discard(key, next(peer for peer, group in groups.items() if group == most))
 
     def _make_room(self, peer: PeerId) -> None:
         fair_share = self._most / (len(self._by_peer) + (peer not in self._by_peer))

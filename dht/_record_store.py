@@ -3,8 +3,10 @@
 What comes in here is valid already (`_namespaces`); the store says which of two is kept, and holds
 the bounds: so much under a key, so much of one author, so much in all (spec/dht.md §7.6). Where a
 bound is met, whoever takes the most room pays: an author over its quota loses its own oldest, a
-full key takes from the author that has most entries there, a full store from whoever holds more
-than an equal share. So a flood drowns its own, and a newcomer with one entry finds room.
+full key takes from where most of its entries came from, and there from the author that has most, a
+full store from whoever holds more than an equal share. Authors cost nothing, so it counts from
+which network entries were brought, too. So a flood drowns its own, and a newcomer with one entry
+finds room.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from ._namespaces import Item, Reason, ValueRefused
 from ._records import MAX_ENTRIES, MAX_SET
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from ._namespaces import Namespaces
 
@@ -78,6 +80,9 @@ class RecordStore:
         self._order: dict[Place, int] = {}  # what each costs, in bytes
         self._owners: dict[bytes, dict[Place, int]] = {}
         self._owner_sizes: Counter[bytes] = Counter()
+        self._sources: dict[bytes, dict[Place, int]] = {}
+        self._source_sizes: Counter[bytes] = Counter()
+        self._source_of: dict[Place, bytes] = {}
         self._key_sizes: Counter[bytes] = Counter()
         self._size = 0
         self._expiry: list[tuple[float, bytes, bytes]] = []
@@ -117,8 +122,10 @@ class RecordStore:
         """Return an item that was read before, from where it was saved. Raises LatticaError."""
         return self._namespaces.rules(key).reopen(key, encoded, expires)
 
-    def add(self, key: bytes, item: Item, *, now: float) -> bool:
+    def add(self, key: bytes, item: Item, *, now: float, source: bytes = b"") -> bool:
         """Keep `item`; says whether that is news. The same item again is none.
+
+        `source` says who brought it: a network, or a peer; empty: ourselves.
 
         Raises:
             ValueRefused: something newer is held, or there is no room for it.
@@ -136,21 +143,29 @@ class RecordStore:
         set_size = SET_COST + len(item.encoded)
         if cost > min(self._limits.size, self._limits.size_per_owner):
             raise ValueRefused(f"an item of {cost} bytes", Reason.FULL)
-        self._make_room_in_key(key, item, set_size)
+        self._make_room_in_key(key, item, set_size, source)
         if held is not None:
             self._discard(key, item.place)
         self._make_room_of_owner(item.owner, cost)
-        self._make_room(item.owner, cost)
+        self._make_room(item.owner, source, cost)
         place = (key, item.place)
         self._keys.setdefault(key, {})[item.place] = item
         self._order[place] = cost
         self._owners.setdefault(item.owner, {})[place] = cost
         self._owner_sizes[item.owner] += cost
+        self._note_source(place, source, cost)
         self._key_sizes[key] += set_size
         self._size += cost
         self._push(item.expires, key, item.place)
         self.changed(key, item.place, item)
         return True
+
+    def vouch(self, key: bytes, place: bytes, source: bytes) -> None:
+        """Note that the author of what stands there has brought it itself, from `source`."""
+        cost = self._order.get((key, place))
+        if cost is not None and self._source_of[key, place] != source:
+            self._forget_source((key, place), cost)
+            self._note_source((key, place), source, cost)
 
     def expire(self, now: float) -> None:
         """Drop what is over."""
@@ -159,30 +174,41 @@ class RecordStore:
             if self._holds(entry):
                 self._discard(entry[1], entry[2])
 
-    def _make_room_in_key(self, key: bytes, item: Item, size: int) -> None:
+    def _make_room_in_key(self, key: bytes, item: Item, size: int, source: bytes) -> None:
         """Have whoever takes most room under `key` give way. Raises ValueRefused: the newcomer."""
-        others = [each for each in self._keys.get(key, {}).values() if each.place != item.place]
-        total = size + sum(SET_COST + len(each.encoded) for each in others)
-        count = len(others) + 1
+        items = self._keys.get(key, {})
+        held = items.get(item.place)
+        total = self._key_sizes[key] + size
+        total -= SET_COST + len(held.encoded) if held is not None else 0
+        count = len(items) + (held is None)
         if count <= self._limits.items_per_key and total <= self._limits.size_per_key:
             return
-        shares = Counter({item.owner: size})
-        by_owner: dict[bytes, deque[Item]] = {item.owner: deque()}
-        for each in others:
-            shares[each.owner] += SET_COST + len(each.encoded)
-            by_owner.setdefault(each.owner, deque()).append(each)
+        # By where it came from, then by author: what takes how much, and what goes first.
+        sources = Counter({source: size})
+        authors: dict[bytes, Counter[bytes]] = {source: Counter({item.owner: size})}
+        queues: dict[tuple[bytes, bytes], deque[Item]] = {(source, item.owner): deque()}
+        for each in items.values():
+            if each is not held:
+                its = self._source_of[key, each.place]
+                sources[its] += SET_COST + len(each.encoded)
+                authors.setdefault(its, Counter())[each.owner] += SET_COST + len(each.encoded)
+                queues.setdefault((its, each.owner), deque()).append(each)
         leaving: list[Item] = []
         while count > self._limits.items_per_key or total > self._limits.size_per_key:
-            payer = max(shares, key=lambda owner: (shares[owner], owner == item.owner))
-            if not by_owner[payer]:
+            payer = max(sources, key=lambda each: (sources[each], each == source))
+            shares = authors[payer]
+            author = max(shares, key=lambda each: (shares[each], each == item.owner))
+            if not queues[payer, author]:
                 raise ValueRefused(
-                    f"{len(others)} values of {self._key_sizes[key]} bytes stand there already",
+                    f"{len(items)} values of {self._key_sizes[key]} bytes stand there already",
                     Reason.FULL,
                 )
-            oldest = by_owner[payer].popleft()
+            oldest = queues[payer, author].popleft()
             leaving.append(oldest)
-            shares[payer] -= SET_COST + len(oldest.encoded)
-            total -= SET_COST + len(oldest.encoded)
+            room = SET_COST + len(oldest.encoded)
+            sources[payer] -= room
+            shares[author] -= room
+            total -= room
             count -= 1
         for each in leaving:
             self._discard(key, each.place)
@@ -194,14 +220,19 @@ class RecordStore:
         ):
             self._discard(*next(iter(theirs)))
 
-    def _make_room(self, owner: bytes, cost: int) -> None:
+    def _make_room(self, owner: bytes, source: bytes, cost: int) -> None:
         while self._order and (
             len(self._order) >= self._limits.items or self._size + cost > self._limits.size
         ):
-            fair_share = self._size / (len(self._owners) + (owner not in self._owners))
-            theirs = self._owners.get(owner)
-            over = theirs is not None and self._owner_sizes[owner] >= fair_share
-            self._discard(*next(iter(theirs if theirs is not None and over else self._order)))
+            payer: Iterable[Place] = self._order
+            for name, places, sizes in (
+                (source, self._sources, self._source_sizes),
+                (owner, self._owners, self._owner_sizes),
+            ):
+                fair_share = self._size / (len(places) + (name not in places))
+                if name in places and sizes[name] >= fair_share and len(places) > 1:
+                    payer = places[name]
+            self._discard(*next(iter(payer)))
 
     def _discard(self, key: bytes, place: bytes) -> None:
         item = self._keys[key].pop(place)
@@ -215,7 +246,20 @@ class RecordStore:
         self._owner_sizes[item.owner] -= cost
         if not theirs:
             del self._owners[item.owner], self._owner_sizes[item.owner]
+        self._forget_source((key, place), cost)
         self.changed(key, place, None)
+
+    def _note_source(self, place: Place, source: bytes, cost: int) -> None:
+        self._source_of[place] = source
+        self._sources.setdefault(source, {})[place] = cost
+        self._source_sizes[source] += cost
+
+    def _forget_source(self, place: Place, cost: int) -> None:
+        source = self._source_of.pop(place)
+        del self._sources[source][place]
+        self._source_sizes[source] -= cost
+        if not self._sources[source]:
+            del self._sources[source], self._source_sizes[source]
 
     def _push(self, expires: float, key: bytes, place: bytes) -> None:
         heapq.heappush(self._expiry, (expires, key, place))

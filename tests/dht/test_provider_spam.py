@@ -14,6 +14,7 @@ from lattica.dht._answers import Responder
 from lattica.dht._messages import Message, MessageType, Peer
 from lattica.dht._providers import (
     ALARM_SECONDS,
+    MAX_PROVIDERS_PER_KEY,
     MAX_RECORDS_PER_PEER,
     PROVIDER_SECONDS,
     RENEW_SECONDS,
@@ -58,7 +59,7 @@ class Directory:
         self.book.add(peer, addresses, now=0.0, ttl=PROVIDER_SECONDS)
 
 
-def test_announcements_of_one_peer_take_little_memory() -> None:
+def new_responder() -> tuple[Responder, ProviderStore]:
     store = ProviderStore()
     responder = Responder(
         table=RoutingTable(Identity(bytes([1]) * 32).peer_id),
@@ -67,6 +68,11 @@ def test_announcements_of_one_peer_take_little_memory() -> None:
         directory=Directory(),
         rng=random.Random(1),
     )
+    return responder, store
+
+
+def test_announcements_of_one_peer_take_little_memory() -> None:
+    responder, store = new_responder()
     spammer = Peer(PeerInfo(SPAMMER, WHERE))
     count = MAX_RECORDS_PER_PEER + 2000
     tracemalloc.start()
@@ -94,6 +100,26 @@ def test_a_million_announcements_of_one_peer_take_no_more() -> None:
         tracemalloc.stop()
     assert len(store) == MAX_RECORDS_PER_PEER
     assert most < 32 * MIB
+
+
+def test_peers_that_one_network_invents_do_not_push_others_out_of_a_key() -> None:
+    responder, store = new_responder()
+    rng = random.Random(1)
+
+    def announce(host: str) -> PeerId:
+        peer, where = PeerId(b"\x12\x20" + rng.randbytes(32)), Multiaddr.parse(host)
+        told = Peer(PeerInfo(peer, (where,)))
+        message = Message(MessageType.ADD_PROVIDER, multihash(1), providers=(told,))
+        responder.answer(message, sender=peer, address=where, now=0.0)
+        return peer
+
+    honest = {announce(f"/ip4/8.8.{number}.8/tcp/4001") for number in range(20)}
+    for number in range(2 * MAX_PROVIDERS_PER_KEY):
+        announce(f"/ip4/198.51.100.{number % 250 + 1}/tcp/4001")
+    honest.add(announce("/ip4/9.9.9.9/tcp/4001"))
+    kept = store.providers(multihash(1), now=0.0)
+    assert len(kept) == MAX_PROVIDERS_PER_KEY
+    assert honest <= set(kept)
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import itertools
 import logging
 import random
 import tracemalloc
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
@@ -22,7 +23,7 @@ from lattica.dht import (
     public_keys,
 )
 from lattica.dht._clock import Clock
-from lattica.dht._keeper import MAX_INVALID, PUT_BYTES, Keeper, requests_for
+from lattica.dht._keeper import MAX_INVALID, MAX_PUT, PUT_BYTES, Keeper, requests_for
 from lattica.dht._messages import MAX_ANSWER, Message, MessageType, Record, decode, encode
 from lattica.dht._namespaces import Item, Reason
 from lattica.dht._record_store import RecordStore, StoreLimits
@@ -337,6 +338,52 @@ def test_a_full_store_takes_from_who_holds_more_than_its_share() -> None:
         assert store.items(b"/lattica/early/%d" % number, now=NOW)
 
 
+def test_authors_that_one_network_invents_neither_fill_a_key_nor_empty_it() -> None:
+    store = new_store(items_per_key=10, size_per_key=10 * 108)
+    store.add(KEY, item(KEY, "early", "early", size=200), now=NOW, source=b"home")
+    for number in range(100):
+        small = item(KEY, f"sybil-{number}", f"sybil-{number}", size=50)
+        with suppress(ValueRefused):
+            store.add(KEY, small, now=NOW, source=b"evil")
+    assert len(places(store)) == 10
+    store.add(KEY, item(KEY, "late", "late", size=200), now=NOW, source=b"elsewhere")
+    assert {"early", "late"} <= places(store)
+
+
+def test_authors_that_one_network_invents_do_not_empty_a_store() -> None:
+    store = new_store(items=20)
+    for number in range(8):
+        key = b"/lattica/honest/%d" % number
+        store.add(key, item(KEY, "x", f"author-{number}"), now=NOW, source=b"net-%d" % number)
+    for number in range(500):
+        key = b"/lattica/flood/%d" % number
+        store.add(key, item(KEY, "x", f"sybil-{number}"), now=NOW, source=b"evil")
+    assert len(store) == 20
+    assert all(b"/lattica/honest/%d" % number in store for number in range(8))
+
+
+def test_what_an_author_brings_itself_is_not_counted_to_who_brought_it_before() -> None:
+    kept = keeper(items_per_key=4)
+    honest = entry("honest", writer=0)
+    kept.put(put(honest), now=NOW, sender=WRITERS[7].peer_id, source=b"evil")
+    kept.put(put(honest), now=NOW, sender=WRITERS[6].peer_id, source=b"evil")
+    kept.put(put(honest), now=NOW, sender=WRITERS[0].peer_id, source=b"home")
+    for number in range(1, 8):
+        message = put(entry(number, writer=number))
+        kept.put(message, now=NOW, sender=WRITERS[7].peer_id, source=b"evil")
+    assert len(held(kept)) == 4
+    assert "honest" in held(kept)
+
+
+def test_more_entries_than_a_request_may_bring_are_not_looked_at() -> None:
+    kept = keeper()
+    few = [entry(1, subkey=b"%d" % number) for number in range(MAX_PUT)]
+    assert kept.put(put(*few, entry(2)), now=NOW).refusal == "invalid"
+    assert not held(kept)
+    assert kept.put(put(*few), now=NOW).record is not None
+    assert len(held(kept)) == MAX_PUT
+
+
 def test_a_flood_of_values_takes_no_more_memory_than_is_allowed() -> None:
     rng = random.Random(1)
     store = new_store(items=1000, size=2 << 20)
@@ -381,11 +428,13 @@ def test_the_books_of_the_store_balance_whatever_comes(data: st.DataObject) -> N
             bytes(data.draw(st.integers(0, 2500))),
         )
         try:
-            store.add(key, one, now=now)
+            store.add(key, one, now=now, source=data.draw(st.sampled_from((b"", b"p", b"q"))))
         except ValueRefused:
             pass
         else:
             assert store.item(key, one.place) == one
+        if data.draw(st.booleans()):
+            store.vouch(key, one.place, b"q")
         now += data.draw(st.sampled_from((0.0, 0.0, 1.0)))
     everything = list(store)
     assert len(store) == len(everything) <= 12
@@ -399,6 +448,10 @@ def test_the_books_of_the_store_balance_whatever_comes(data: st.DataObject) -> N
         assert sum(len(each.encoded) + 8 for each in under) <= 3000
     store.expire(now + 1000)
     assert (len(store), store.size, store.keys) == (0, 0, [])
+    for book in (store._owners, store._owner_sizes, store._sources, store._source_sizes):
+        assert not book
+    assert not store._source_of
+    assert not store._key_sizes
 
 
 def test_the_bounds_of_a_set_fit_the_largest_answer() -> None:

@@ -168,7 +168,7 @@ class Liar:
         self._kind = kind
         self._first: dict[bytes, Record] = {}
 
-    def put(self, request: Message, *, now: float) -> Message:
+    def put(self, request: Message, *, now: float, **_whence: object) -> Message:
         assert request.record is not None
         self._first.setdefault(request.key, request.record)
         return Message(MessageType.PUT_VALUE, request.key, request.record)
