@@ -13,7 +13,7 @@ import trio
 from lattica._report import reporter
 from lattica._tensor_files import write_tensors
 from lattica.errors import InvalidInput, LatticaError
-from lattica.models import MalformedCheckpoint, Name, SafetensorsError, open_tensors
+from lattica.models import DeltaWays, MalformedCheckpoint, Name, SafetensorsError, open_tensors
 from lattica.results import Phase
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from lattica.content import ObjectReader, Selected, Selection, TreeFile
     from lattica.identity import PeerId
     from lattica.models import (
+        DeltaLink,
         LazyTensor,
         Manifest,
         Portion,
@@ -78,7 +79,16 @@ class OpenObject:
         self._signed: SignedManifest | None = None
         self._node: ModelCalls | None = None
         self._peers: Sequence[Multiaddr | str] = ()
+        self._ways: DeltaWays | None = None
         self._done = trio.Event()
+
+    def comes_by(
+        self,
+        links: Sequence[DeltaLink],
+        open_delta: Callable[[CID], AbstractAsyncContextManager[ObjectReader]],
+    ) -> None:
+        """Note which deltas lead to it, and how one is opened."""
+        self._ways = DeltaWays(links, open_delta)
 
     def belongs_to(
         self, signed: SignedManifest, node: ModelCalls, peers: Sequence[Multiaddr | str]
@@ -112,6 +122,12 @@ class OpenObject:
     def size(self) -> int:
         """Bytes of the file. Raises InvalidInput for a directory."""
         return self._reader.size
+
+    @property
+    def received_bytes(self) -> int:
+        """What came over the network for it so far: content, index, and deltas that lead to it."""
+        by_deltas = 0 if self._ways is None else self._ways.received_bytes
+        return self._reader.received_bytes + by_deltas
 
     async def read(
         self, offset: int, length: int, *, out: bytearray | memoryview | None = None
@@ -181,8 +197,10 @@ class OpenObject:
             include: patterns, one of which a name must match.
             exclude: patterns, none of which a name may match.
             rank: (r, n): of each tensor, part r of n along its first axis; scalars are rank 0's.
-            base: tensors of another version: what has not changed is taken from there.
-            progress: called with `Progress` a few times a second.
+            base: tensors of another version. What has not changed is taken from there; for what
+                has, only the difference travels, where there are deltas from that version.
+            progress: called with `Progress` a few times a second; what its `received_bytes` lack
+                was saved.
 
         Raises:
             NoTensors: the object is no checkpoint.
@@ -196,7 +214,8 @@ class OpenObject:
             exclude=exclude,
             rank=rank,
             base=base,
-            progress=_counter(progress, chosen),
+            deltas=self._ways,
+            progress=self._counter(progress, chosen),
         )
 
     async def load_into(
@@ -204,16 +223,25 @@ class OpenObject:
         state: Mapping[str, Any],
         *,
         strict: bool = True,
+        base: bool = False,
         progress: ProgressCallback | None = None,
     ) -> list[str]:
         """Read the tensors that `state` names into its arrays (numpy or torch), in place.
 
-        No second copy of the model is made. With `strict`, both must have the same names. Returns
-        the names that were read. Raises as `load`; InvalidInput for an array that does not fit.
+        No second copy of the model is made. With `strict`, both must have the same names. With
+        `base`, the arrays hold another version, and what travels is the difference, as for `load`;
+        beside them, one tensor is in memory. Returns the names that were read. Raises as `load`;
+        InvalidInput for an array that does not fit.
         """
         model = self._model
         chosen = [one for one in model.select() if one.tensor.name in state]
-        return await model.load_into(state, strict=strict, progress=_counter(progress, chosen))
+        return await model.load_into(
+            state,
+            strict=strict,
+            base=base,
+            deltas=self._ways,
+            progress=self._counter(progress, chosen),
+        )
 
     async def write(
         self,
@@ -281,6 +309,15 @@ class OpenObject:
             Name(self.signer, self.manifest.name), rule=rule, peers=self._peers
         )
 
+    def _counter(
+        self, progress: ProgressCallback | None, chosen: Sequence[Portion]
+    ) -> Callable[[int], object] | None:
+        if progress is None:
+            return None
+        before = self.received_bytes
+        total = sum(one.length for one in chosen)
+        return reporter(progress, Phase.FETCH, total, lambda: self.received_bytes - before)
+
     @property
     def _origin(self) -> ModelCalls:
         if self._node is None:
@@ -332,11 +369,3 @@ async def look_inside(reader: ObjectReader, name: str | None) -> OpenObject:
         return OpenObject(reader, await open_tensors(reader))
     except SafetensorsError as error:
         return OpenObject(reader, error)
-
-
-def _counter(
-    progress: ProgressCallback | None, chosen: Sequence[Portion]
-) -> Callable[[int], object] | None:
-    if progress is None:
-        return None
-    return reporter(progress, Phase.FETCH, sum(one.length for one in chosen))

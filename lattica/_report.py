@@ -32,9 +32,15 @@ logger = logging.getLogger(__name__)
 
 
 def reporter(
-    callback: ProgressCallback | None, phase: Phase, total_bytes: int
+    callback: ProgressCallback | None,
+    phase: Phase,
+    total_bytes: int,
+    received: Callable[[], int] | None = None,
 ) -> Callable[[int], None]:
-    """Return a function that is told of bytes as they are done and reports their sum."""
+    """Return a function that is told of bytes as they are done and reports their sum.
+
+    `received` says how many came over the network so far.
+    """
     done, due = 0, 0.0
 
     def add(size: int) -> None:
@@ -43,7 +49,8 @@ def reporter(
         now = time.monotonic()
         if callback is not None and (now >= due or done >= total_bytes):
             due = now + _INTERVAL_S
-            callback(Progress(phase, done, max(total_bytes, done)))
+            came = received() if received is not None else 0
+            callback(Progress(phase, done, max(total_bytes, done), received_bytes=came))
 
     return add
 

@@ -37,6 +37,11 @@ class BlockingObject(BlockingReader):
         self.close()
 
     @property
+    def received_bytes(self) -> int:
+        """What came over the network for it so far; see `OpenObject.received_bytes`."""
+        return self._opened.received_bytes
+
+    @property
     def tensors(self) -> Mapping[str, TensorInfo]:
         """The tensors by name. Raises NoTensors."""
         return self._opened.tensors
@@ -87,12 +92,13 @@ class BlockingObject(BlockingReader):
         state: Mapping[str, Any],
         *,
         strict: bool = True,
+        base: bool = False,
         progress: ProgressCallback | bool | None = None,
     ) -> list[str]:
         """Read tensors into arrays that are there; see `OpenObject.load_into`."""
         with shown(progress, "load") as callback:
             return self._call(
-                lambda: self._opened.load_into(state, strict=strict, progress=callback)
+                lambda: self._opened.load_into(state, strict=strict, base=base, progress=callback)
             )
 
     def matches(self, state: Mapping[str, Any]) -> bool:

@@ -654,10 +654,13 @@ class AsyncNode(ModelCalls):
     ) -> AsyncIterator[OpenObject]:
         content, signed = await self._content_of(ref, peers)
         _, ticket = read_reference(content)
-        async with self._reader(content, path, peers) as reader:
+        cid, known = await self._known(content, peers)
+        async with self._root_reader(cid, known, path) as reader:
             # The name that a manifest gives is its publisher's word; what is in it shows itself.
             name = ticket.name if ticket is not None and signed is None else None
             opened = await look_inside(reader, path or name)
+            _, deltas = ways_to(cid, ticket, signed)
+            opened.comes_by(deltas, lambda delta: self._root_reader(delta, known))
             if signed is not None:
                 opened.belongs_to(signed, self, peers)
             yield opened

@@ -73,6 +73,35 @@ def test_the_python_quickstart_shares_and_gets(tmp_path: Path) -> None:
     assert (tmp_path / "copy").read_bytes() == (tmp_path / "model.bin").read_bytes()
 
 
+def test_the_second_version_of_a_model_costs_its_reader_the_difference(tmp_path: Path) -> None:
+    script = EXAMPLES / "model_versions.py"
+    with subprocess.Popen(
+        [sys.executable, script],
+        env={**ENVIRONMENT, "HOME": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as publisher:
+        try:
+            assert publisher.stdout is not None
+            ticket = publisher.stdout.readline().removeprefix("share this: ").strip()
+            costs = re.search(r"v2 costs ([\d,]+) bytes", publisher.stdout.readline())
+            said = run(sys.executable, script, ticket, home=tmp_path)
+        finally:
+            publisher.send_signal(signal.SIGINT)
+        assert publisher.wait(TIMEOUT_S) == 0, "Ctrl-C is how it is meant to end"
+    rows = re.search(r"1,048,576 bytes of rows took ([\d,]+)", said)
+    took = re.search(r"version 2 took ([\d,]+) bytes", said)
+    assert costs is not None
+    assert rows is not None
+    assert took is not None
+    delta, second = (int(found[1].replace(",", "")) for found in (costs, took))
+    assert delta < (2048 * 2048 * 4) / 20
+    assert second <= 1.1 * delta + 4096
+    assert int(rows[1].replace(",", "")) <= 1.1 * 1048576 + (256 << 10)
+    assert "same bytes as the publisher: True" in said
+
+
 def test_a_device_on_a_thin_line_gets_its_update_as_a_delta() -> None:
     said = run(sys.executable, EXAMPLES / "edge_update" / "run.py")
     share = re.search(r"v2 is on the device .* bytes, ([0-9.]+) % of it", said)

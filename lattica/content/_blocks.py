@@ -186,6 +186,7 @@ class Blocks:
     Attributes:
         root: of the object.
         nodes: index blocks seen lately, decoded and proven: for `Walker`.
+        received_bytes: content and index blocks that came from peers.
     """
 
     def __init__(
@@ -211,6 +212,7 @@ class Blocks:
         self._known, self._more, self._patience = list(providers), more, patience
         self._bans, self._budget = bans, budget
         self.nodes: OrderedDict[CID, FileNode] = OrderedDict()
+        self.received_bytes = 0
         self._cache_bytes = cache_bytes
         self._cache: OrderedDict[bytes, bytes] = OrderedDict()  # by multihash, oldest use first
         self._cached = 0  # bytes of them
@@ -389,6 +391,7 @@ class Blocks:
 
     def received(self, peer: PeerId, stage: Stage | None, size: int, wire: int) -> None:
         """Count what came."""
+        self.received_bytes += size
         self._stats.received(peer, size, wire)
 
     def tell(self, event: FetchEvent) -> None:

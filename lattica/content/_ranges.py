@@ -83,6 +83,11 @@ class ObjectReader:
             )
         return self._size
 
+    @property
+    def received_bytes(self) -> int:
+        """What came over the network for all readers of the object that was opened."""
+        return self._blocks.received_bytes
+
     @overload
     async def read(self, offset: int, length: int) -> bytes: ...
 

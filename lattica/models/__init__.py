@@ -16,8 +16,10 @@ from ._delta_format import (
     read_delta as read_delta,
 )
 from ._delta_plan import DeltaLink as DeltaLink, cheapest_chain as cheapest_chain
+from ._delta_reading import DeltaWays as DeltaWays
 from ._files import cut_file as cut_file, read_header as read_header
 from ._lineage import Ancestor as Ancestor, Lineage as Lineage
+from ._local import LocalReader as LocalReader
 from ._manifest import (
     MAX_FILES as MAX_FILES,
     MAX_LINKS as MAX_LINKS,
@@ -40,7 +42,6 @@ from ._names import (
 )
 from ._reading import (
     LazyTensor as LazyTensor,
-    LocalReader as LocalReader,
     Reader as Reader,
     TensorReader as TensorReader,
     open_tensors as open_tensors,

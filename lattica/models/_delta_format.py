@@ -119,6 +119,11 @@ def read_delta_from(file: BinaryIO, path: Path) -> Delta:
         header = parse_header(start + file.read(header_size(start, size) - LENGTH_BYTES), size)
     except SafetensorsError as error:
         raise NotADelta(f"{path} is no delta: {error}") from error
+    return parse_delta(header, str(path))
+
+
+def parse_delta(header: Header, path: str) -> Delta:
+    """Return what the header of a file says of it as a delta. Raises NotADelta."""
     said = header.metadata
     if said.get(_KEY) != FORMAT:
         raise NotADelta(f"{path} is no delta of format {FORMAT}")

@@ -11,7 +11,6 @@ are read straight into their own memory, a few pieces at a time.
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any, Protocol
 
 import trio
@@ -19,9 +18,10 @@ import trio
 from lattica._nursery import private_nursery
 from lattica.cid import HashFunction
 from lattica.codec import array_view, numpy_dtype, tensor_bytes, writable_view
-from lattica.content import NotCutSo, Segment, build_in_thread, segment_cid
+from lattica.content import NotCutSo, segment_cid
 from lattica.errors import InvalidInput
 
+from ._delta_reading import Change
 from ._safetensors import (
     LENGTH_BYTES,
     MAX_HEADER_BYTES,
@@ -44,10 +44,13 @@ from ._view import (
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-    from pathlib import Path
 
     from lattica.cid import CID
     from lattica.codec import Array
+
+    from ._delta_reading import DeltaWays
+
+    Target = tuple[Portion, memoryview]  # what to read, and where to
 
 _PIECE_BYTES = 8 << 20  # of a tensor read at once: whole leaves, where the tensor begins with one
 _PIECES = 4  # read at the same time
@@ -59,6 +62,10 @@ class Reader(Protocol):
     """One file, or one folder, to read from: `lattica.content.ObjectReader`, or `LocalReader`."""
 
     is_directory: bool
+
+    @property
+    def root(self) -> CID | None:
+        """What it is, where that is known."""
 
     @property
     def size(self) -> int:
@@ -120,6 +127,7 @@ class TensorReader:
         exclude: Sequence[str] = (),
         rank: tuple[int, int] | None = None,
         base: Mapping[str, Any] | None = None,
+        deltas: DeltaWays | None = None,
         progress: Callable[[int], object] | None = None,
     ) -> dict[str, Array]:
         """Read tensors, all or those that `select` names, into new arrays.
@@ -131,6 +139,7 @@ class TensorReader:
             rank: as `lattica.models.select`.
             base: tensors of another version; those with the bytes that are wanted are taken from
                 there as they are, and nothing is read for them.
+            deltas: by which the others are made of those in `base`, where that reads less.
             progress: called with the bytes read, piece by piece, on the loop.
 
         Raises:
@@ -142,7 +151,7 @@ class TensorReader:
         chosen = self.select(layers=layers, include=include, exclude=exclude, rank=rank)
         kept = await self._same(chosen, base or {})
         state: dict[str, Array] = {}
-        missing: list[tuple[Portion, memoryview]] = []
+        missing: list[Target] = []
         for one in chosen:
             name = one.tensor.name
             if name in kept:
@@ -152,6 +161,8 @@ class TensorReader:
                 continue
             state[name] = np.empty(one.shape, numpy_dtype(one.tensor.dtype))
             missing.append((one, array_view(state[name])))
+        if base and deltas is not None:
+            missing = await self._by_deltas(missing, base, deltas, progress)
         await self.read_portions(missing, progress)
         return state
 
@@ -160,6 +171,8 @@ class TensorReader:
         state: Mapping[str, Any],
         *,
         strict: bool = True,
+        base: bool = False,
+        deltas: DeltaWays | None = None,
         progress: Callable[[int], object] | None = None,
     ) -> list[str]:
         """Read the tensors that `state` names into its arrays (numpy or torch), in place.
@@ -170,6 +183,9 @@ class TensorReader:
         Args:
             state: arrays of the dtypes and shapes of the checkpoint, row-major.
             strict: refuse names that only one side has, before anything is read.
+            base: the arrays hold another version: what is the same in both is not read.
+            deltas: with `base`, by which the others are made of what is there, where that reads
+                less. One tensor more is held meanwhile.
             progress: called with the bytes read, piece by piece, on the loop.
 
         Returns:
@@ -186,7 +202,7 @@ class TensorReader:
                 f"{where} has no tensor {name!r}", hint="strict=False reads those that both have"
             )
         names = [name for name in self.tensors if name in theirs]
-        targets = []
+        targets: list[Target] = []
         for name in names:
             info = self.tensors[name]
             try:
@@ -194,6 +210,13 @@ class TensorReader:
             except InvalidInput as error:
                 raise InvalidInput(f"{name!r}: {error}", hint=error.hint) from None
             targets.append((portion(info)[0], view))
+        if base:
+            kept = await self._same([one for one, _ in targets], state)
+            if progress is not None:
+                progress(sum(one.length for one, _ in targets if one.tensor.name in kept))
+            targets = [target for target in targets if target[0].tensor.name not in kept]
+            if deltas is not None:
+                targets = await self._by_deltas(targets, state, deltas, progress, in_place=True)
         await self.read_portions(targets, progress)
         return names
 
@@ -225,7 +248,7 @@ class TensorReader:
 
     async def read_portions(
         self,
-        wanted: Sequence[tuple[Portion, memoryview]],
+        wanted: Sequence[Target],
         progress: Callable[[int], object] | None = None,
     ) -> None:
         """Read each portion into its memory, some pieces at a time, in order.
@@ -260,6 +283,30 @@ class TensorReader:
             self._room.release_on_behalf_of(token)
         if progress is not None:
             progress(out.nbytes)
+
+    async def _by_deltas(
+        self,
+        missing: Sequence[Target],
+        base: Mapping[str, Any],
+        deltas: DeltaWays,
+        progress: Callable[[int], object] | None,
+        *,
+        in_place: bool = False,
+    ) -> list[Target]:
+        """Make of the tensors of `base` what deltas can; return what is left to read."""
+        changes: dict[str, list[Change]] = {}
+        for one, view in missing:
+            if one.whole and _like(base.get(one.tensor.name), one.tensor):
+                old = base[one.tensor.name]
+                changes.setdefault(one.tensor.file, []).append(
+                    Change(one.tensor, old, view, in_place)
+                )
+        made: set[str] = set()
+        for file, wanted in changes.items():
+            root = self._readers[file].root
+            if root is not None:
+                made |= await deltas.make(root, wanted, progress)
+        return [target for target in missing if target[0].tensor.name not in made]
 
     async def _same(self, chosen: Sequence[Portion], base: Mapping[str, Any]) -> dict[str, Any]:
         """Return what of `base` is, bit by bit, what was chosen."""
@@ -385,56 +432,16 @@ def _same_tensors(chosen: Sequence[Portion], base: Mapping[str, Any]) -> dict[st
         info = one.tensor
         if info.name not in base or info.cid is None or not one.whole:
             continue
-        found = tensor_bytes(base[info.name])
-        if found is None or (found.dtype, found.shape) != (info.dtype, info.shape):
+        if not _like(base[info.name], info):
             continue
+        found = tensor_bytes(base[info.name])
+        assert found is not None
         if segment_cid(found.data, HashFunction(info.cid.hash_function)) == info.cid:
             kept[info.name] = base[info.name]
     return kept
 
 
-class LocalReader:
-    """A file or folder on this disk, as a `Reader`. Nothing is checked: it is the user's own.
-
-    Attributes:
-        is_directory: whether it is a folder.
-    """
-
-    def __init__(self, path: Path) -> None:
-        """Read what is at `path`. Raises InvalidInput when nothing is there."""
-        if not path.exists():
-            raise InvalidInput(f"there is no {path}")
-        self._path, self.is_directory = path, path.is_dir()
-
-    @property
-    def size(self) -> int:
-        """Bytes of the file."""
-        return self._path.stat().st_size
-
-    async def read(self, offset: int, length: int, *, out: memoryview) -> memoryview:
-        """Read into `out`. Raises MalformedCheckpoint when the file has become shorter."""
-        await trio.to_thread.run_sync(_pread, self._path, offset, out[:length])
-        return out[:length]
-
-    async def segments(self, lengths: Sequence[int]) -> list[CID]:
-        """Hash each segment: reads the file once."""
-        built = await build_in_thread(self._path, segments=[Segment(one) for one in lengths])
-        return [segment.root for segment in built.files[0].segments]
-
-    async def names(self) -> list[str]:
-        """Return the names in a folder."""
-        return await trio.to_thread.run_sync(os.listdir, self._path)
-
-    async def open(self, path: str) -> LocalReader:
-        """Return a reader of a file below a folder."""
-        return LocalReader(self._path / path)
-
-
-def _pread(path: Path, offset: int, out: memoryview) -> None:
-    with path.open("rb", buffering=0) as file:
-        file.seek(offset)
-        while out.nbytes:
-            count = file.readinto(out)
-            if not count:
-                raise MalformedCheckpoint(f"{path} has become shorter while it was read")
-            out = out[count:]
+def _like(value: Any, info: TensorInfo) -> bool:
+    """Say whether a value is a tensor of the dtype and shape of one that is known by its CID."""
+    found = tensor_bytes(value) if info.cid is not None else None
+    return found is not None and (found.dtype, found.shape) == (info.dtype, info.shape)
