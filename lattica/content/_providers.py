@@ -65,6 +65,7 @@ _DECLINED = {Status.BUSY: "is busy", Status.FAILED: "fails"}
 _log = logging.getLogger(__name__)
 _FIRST_RETRY_SECONDS, _LAST_RETRY_SECONDS = 0.5, 8.0
 _LEAST_WRITE_BYTES = 1 << 20
+_DOUBTFUL_DIALS = 4  # at the same time, to peers of whom another one says that they are there
 _ROOM_SECONDS = 30.0  # without a whole leaf, after which a provider makes room for one that waits
 _MAX_LIES = 100  # kept to be reported
 _WORTH_RETRYING = (Unreachable, StreamReset, LimitExceeded, DeadlineExceeded)
@@ -128,6 +129,8 @@ class Providers:
         self._segments = segments  # how an origin's files are cut
         self._used: set[str] = set()  # of the origins, those that the caller was told of
         self._slots = trio.Semaphore(limits.providers)
+        self._doubtful_dials = trio.Semaphore(_DOUBTFUL_DIALS)
+        self._heard_of = 0  # peers that were taken up because of what another says
         self._nursery: trio.Nursery | None = None
         self._scope: trio.CancelScope | None = None
         self._more_to_come, self._crowd = False, False
@@ -163,7 +166,8 @@ class Providers:
     def offer(self, info: PeerInfo, *, hearsay: bool = False) -> None:
         """Take up a peer that may hold the object, unless it is known to be of no use.
 
-        Of `hearsay`, another provider says so: whoever cannot be reached then is not tried again.
+        Of `hearsay`, another provider says so: whoever cannot be reached then is not tried again,
+        and half of those who are remembered are such at most.
         """
         known = self._reasons.get(info.peer)
         if self._nursery is None or info.peer in self._attended:
@@ -173,9 +177,14 @@ class Providers:
             return
         if known is not None and not isinstance(known, _WORTH_ANOTHER_OFFER):
             return
-        if known is None and len(self._reasons) + len(self._attended) > self._limits.candidates:
+        heard = hearsay and known is None
+        if known is None and (
+            len(self._reasons) + len(self._attended) > self._limits.candidates
+            or (heard and self._heard_of >= self._limits.candidates // 2)
+        ):
             _log.debug("%s is one provider too many for %s", info.peer, self.root)
             return
+        self._heard_of += heard
         self._attended.add(info.peer)
         self._nursery.start_soon(self._attend, info, hearsay)
 
@@ -317,8 +326,10 @@ class Providers:
             while True:
                 began = trio.current_time()
                 self._alarm.set()  # somebody may have to make room
-                async with self._slots:
-                    error = await self._talk(info)
+                error = await self._reach(info) if hearsay else None
+                if error is None:
+                    async with self._slots:
+                        error = await self._talk(info)
                 if trio.current_time() - began > _LAST_RETRY_SECONDS:
                     delay = _FIRST_RETRY_SECONDS
                 banned = self._ban_of(info.peer)
@@ -348,6 +359,15 @@ class Providers:
             else:
                 self._keeper.tell(ProviderLeft(peer, reason, ban is not None))
         self._told[peer], self._reasons[peer] = str(error), error
+
+    async def _reach(self, info: PeerInfo) -> LatticaError | None:
+        """Connect to a peer that may not exist: until it is there it takes nobody's slot."""
+        try:
+            async with self._doubtful_dials:
+                await self._mesh.connect(info.peer, info.addresses)
+        except LatticaError as error:
+            return error
+        return None
 
     async def _talk(self, info: PeerInfo) -> LatticaError:
         """Talk to a provider for as long as it lasts; returns why it ended."""

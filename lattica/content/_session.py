@@ -134,6 +134,7 @@ class Session:
         self._have_id, self._peers_id = next(side.ids), next(side.ids)
         self._early_have: list[Answer] = []
         self._idle_have = 0  # HAVE answers that told nothing new
+        self._told_peers = False
         self._holds_all = not side.watch  # for want of better knowledge
         self._leaves: LeafStage | None = None
         self._batch: list[tuple[Stage, int, memoryview]] = []
@@ -303,6 +304,9 @@ class Session:
         elif head.kind == AnswerKind.END and head.request == self._have_id:
             self._take_have_end(answer)
         elif head.kind == AnswerKind.PEERS and head.request == self._peers_id:
+            if self._told_peers:
+                raise UnexpectedAnswer("who else fetches it, a second time")
+            self._told_peers = True
             remote = self._stream.connection.remote_address
             self._side.found(decode_peers(answer.payload, remote))
         elif head.kind == AnswerKind.END and head.request == self._peers_id:

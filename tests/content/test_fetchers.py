@@ -4,10 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import trio
+
 from lattica.cid import CID
+from lattica.content import ProviderLeft
 from lattica.content._bans import Bans
 from lattica.content._fetchers import MAX_TOLD, Fetchers, decode_peers, encode_peers
-from lattica.content._messages import MAX_CONTROL, PROTOCOL, AnswerKind, PeersRequest, Status
+from lattica.content._messages import (
+    MAX_CONTROL,
+    MAX_REQUEST,
+    PROTOCOL,
+    AnswerKind,
+    PeersRequest,
+    Status,
+    decode_request,
+)
 from lattica.identity import PeerId
 from lattica.testing import sample_identity
 from lattica.transport import Multiaddr, PeerInfo
@@ -15,7 +26,11 @@ from lattica.transport import Multiaddr, PeerInfo
 from .test_exchange import Asker
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from trio.testing import MockClock
+
+    from lattica.transport import Stream
 
 ROOT = CID.of(b"an object")
 HOME = Multiaddr.parse("/ip4/192.168.1.7/tcp/4001")
@@ -125,6 +140,53 @@ async def test_who_is_known_from_hearsay_alone_is_dialled_once(
         receiver.mesh.connect = counted
         await receiver.fetch(shared.root, seed)
     assert dialled.count(ghost) == 1
+
+
+async def test_invented_fetchers_keep_nobody_out(swarm: Any, autojump_clock: MockClock) -> None:
+    async with swarm.peers(3) as (seed, liar, receiver):
+        shared = seed.share(seed.file("model.bin", 40 << 18))
+
+        async def lie(stream: Stream) -> None:
+            while (data := await stream.receive_message(MAX_REQUEST)) is not None:
+                request = decode_request(data)
+                if not isinstance(request, PeersRequest):
+                    continue  # a slow one, to all appearances
+                for start in range(0, 320, MAX_TOLD):
+                    nobody = [
+                        PeerInfo(peer(number), (Multiaddr.parse("/memory/66"),))
+                        for number in range(start, start + MAX_TOLD)
+                    ]
+                    await stream.send_all(encode_peers(request.id, nobody))
+
+        connecting = most = 0
+        connect = receiver.mesh.connect
+
+        async def slow(wanted: PeerId, addresses: Any = ()) -> Any:
+            nonlocal connecting, most
+            if wanted in (seed.mesh.peer_id, liar.mesh.peer_id):
+                return await connect(wanted, addresses)
+            connecting += 1
+            most = max(most, connecting)
+            try:
+                await trio.sleep(3600)  # an address that swallows what is sent to it
+            finally:
+                connecting -= 1
+
+        async def later() -> AsyncIterator[PeerInfo]:
+            await trio.sleep(1)
+            yield PeerInfo(seed.mesh.peer_id, ())
+
+        liar.mesh.unhandle(PROTOCOL)
+        liar.mesh.handle(PROTOCOL, lie)
+        receiver.mesh.connect = slow
+        await seed.mesh.connect(receiver.mesh.peer_id, receiver.mesh.addresses)
+        await liar.mesh.connect(receiver.mesh.peer_id, receiver.mesh.addresses)
+        began = trio.current_time()
+        with trio.fail_after(60):
+            await receiver.fetch(shared.root, liar, more=later())
+    assert trio.current_time() - began < 20
+    assert 0 < most <= 4
+    assert any("a second time" in event.reason for event in receiver.told(ProviderLeft))
 
 
 def test_a_ban_ends_and_the_next_one_is_longer() -> None:
