@@ -40,6 +40,7 @@ from lattica.transport import PeerInfo
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Iterator, Mapping
 
+    from lattica.cid import HashFunction
     from lattica.content import Fetched, FetchEvent, Store, StoredObject
     from lattica.models import Manifest, ManifestFile, SignedManifest
     from lattica.ticket import Ticket
@@ -49,7 +50,9 @@ ANCHOR_EVERY = 20  # deltas in a row; then one that leads over all of them is ma
 _TAG_CHARACTERS = 8  # of a CID, in the names of files between two steps
 _NO_SIZE = 1 << 62  # of an object whose ticket does not say: any delta is smaller
 _WORTH = 0.9  # of the whole: a delta that is larger is not kept
+_STEP = 4  # times the wanted version: the most that one between it and the base may take on disk
 _SMALL = 0.01  # of a version: a delta that costs less is taken without looking at the tensors
+_CORRECT_BASE = "correct the path of the base"
 
 logger = logging.getLogger(__name__)
 
@@ -274,6 +277,8 @@ class Deltas:
         Raises:
             CannotDelta: there is no checkpoint at `base`.
         """
+        if base is not None and not await trio.to_thread.run_sync(os.path.exists, _absolute(base)):
+            raise CannotDelta(f"no safetensors file at {base}", hint=_CORRECT_BASE)
         use = DeltaUse()
         target = part_path(destination, root)
         if not links or await trio.to_thread.run_sync(_is_taken, destination, target, overwrite):
@@ -295,15 +300,20 @@ class Deltas:
         known: Sequence[PeerInfo],
         use: DeltaUse,
     ) -> None:
-        """Get one file by the cheapest chain that works and costs less than what is missing."""
-        limit, looked = wanted.size, False
-        while chain := cheapest_chain(wanted.root, held, links, limit):
+        """Get one file by the cheapest chain that works and costs less than what is missing.
+
+        What deltas took that were of no use counts, so that many of them cost no more than one.
+        """
+        limit, looked, before = wanted.size, False, use.received_bytes
+        while chain := cheapest_chain(
+            wanted.root, held, links, limit - (use.received_bytes - before)
+        ):
             tried: list[DeltaLink] = []
             try:
                 if not looked and sum(link.size for link in chain) > _SMALL * wanted.size:
                     limit, looked = await self._missing(wanted, known), True
                     continue
-                await self._follow(chain, held[chain[0].base], out, known, tried, use)
+                await self._follow(chain, held[chain[0].base], out, wanted.size, known, tried, use)
             except (LatticaError, OSError) as error:
                 looked, failed = True, tried[-1] if tried else chain[0]
                 links = [link for link in links if link != failed]
@@ -319,6 +329,7 @@ class Deltas:
         chain: list[DeltaLink],
         base: Path,
         out: Path,
+        size: int,
         known: Sequence[PeerInfo],
         tried: list[DeltaLink],
         use: DeltaUse,
@@ -334,7 +345,8 @@ class Deltas:
                 use.received_bytes += fetched.received_bytes
                 path = fetched.stored.path
                 last = link is chain[-1]
-                await trio.to_thread.run_sync(_apply, base, path, out if last else step, link)
+                room = size if last else _STEP * size
+                await trio.to_thread.run_sync(_apply, base, path, out if last else step, link, room)
                 base = step
         finally:
             with suppress(OSError):
@@ -359,10 +371,13 @@ class Deltas:
         return found
 
 
-def _apply(base: Path, delta: Path, out: Path, link: DeltaLink) -> None:
+def _apply(base: Path, delta: Path, out: Path, link: DeltaLink, room: int) -> None:
+    """Apply a delta that gives what its link says, and no more bytes than there is `room` for."""
     made = read_delta(delta)
     if made.result != link.result:
         raise InvalidInput(f"it gives {made.result}, expected {link.result}")
+    if made.result_size > room:  # a few bytes can say any number of zeros
+        raise DeltaError(f"it gives {made.result_size} bytes, expected {room} at most")
     apply_delta(base, delta, out)
 
 
@@ -402,8 +417,11 @@ async def bases_at(path: Path, links: Sequence[DeltaLink]) -> dict[CID, Path]:
     def look() -> dict[CID, Path]:
         files = sorted(path.rglob("*.safetensors")) if path.is_dir() else [path]
         if not files or not files[0].exists():
-            raise CannotDelta(f"no safetensors file at {path}", hint="correct the path of the base")
-        functions = {link.base.hash_function for link in links}
+            raise CannotDelta(f"no safetensors file at {path}", hint=_CORRECT_BASE)
+        functions: set[HashFunction] = set()
+        for link in links:
+            with suppress(InvalidInput):  # a hash that is not computed here: it cannot be told
+                functions.add(link.base.hash_function)
         return {
             build(file, segments=cut_file, hash_function=function).root: file
             for file in files

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lattica.cid import CID, HashFunction
-from lattica.content import build
+from lattica.content import StorageError, build
 
 from ._checkpoint import BLOCK_BYTES, CannotDelta, Checkpoint, part_file, publish, uncovered
 from ._delta_codec import (
@@ -196,6 +196,7 @@ def apply_delta(
     Raises:
         NotADelta: `delta` is no delta.
         DeltaError: it does not fit `base`, or does not give what it says.
+        StorageError: what it says does not fit on the disk; nothing was written.
         OSError: a file cannot be read or written.
     """
     with ExitStack() as stack:
@@ -213,6 +214,7 @@ def apply_delta(
         if uncovered(header, described.result_size):
             raise DeltaError("the delta gives a file with bytes that belong to no tensor")
         part = stack.enter_context(part_file(out))
+        _check_room(part, described.result_size)
         part.write(header_bytes)
         payloads = {tensor.name: tensor for tensor in described.payloads}
         payloads.pop(described.header or "", None)
@@ -346,6 +348,13 @@ def _result_header(file: BinaryIO, delta: Delta, before: Checkpoint) -> bytes:
         return zstandard.ZstdDecompressor().decompress(frame, max_output_size=size)
     except zstandard.ZstdError as error:
         raise DeltaError(f"the result's header is not zstd: {error}") from None
+
+
+def _check_room(part: BinaryIO, size: int) -> None:
+    """Refuse a result that the disk has no room for: a few bytes can say any number of zeros."""
+    disk = os.fstatvfs(part.fileno())
+    if size > (free := disk.f_bavail * disk.f_frsize):
+        raise StorageError(f"the delta gives {size} bytes, the disk has {free}")
 
 
 def _hash(path: Path, header: Header, delta: Delta) -> CID:

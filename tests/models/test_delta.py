@@ -16,7 +16,7 @@ import zstandard
 from hypothesis import HealthCheck, given, settings, strategies as st
 from safetensors.numpy import save_file
 
-from lattica.content import build
+from lattica.content import StorageError, build
 from lattica.errors import LatticaError
 from lattica.models import (
     CannotDelta,
@@ -283,6 +283,31 @@ def test_metadata_that_makes_no_sense_is_refused(
     make_delta(v1, v2, tmp_path / "delta")
     with pytest.raises(NotADelta):
         read_delta(repacked(tmp_path / "delta", change, tmp_path / "changed"))
+
+
+def test_a_result_that_the_disk_has_no_room_for_is_not_begun(v1: Path, tmp_path: Path) -> None:
+    size = 1 << 60
+    entry: dict[str, object] = {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}
+    text = json.dumps({"x": entry}).encode()
+    head = zstandard.compress(len(text).to_bytes(8, "little") + text)
+    zeros = bytes([DeltaCodec.PLANES, 1]) + (4).to_bytes(4, "little") + bytes(4)
+    payloads = {"h": np.frombuffer(head, np.uint8), "x": np.frombuffer(zeros, np.uint8)}
+    said = {
+        "": "1",
+        ".base": str(root(v1)),
+        ".result": str(root(v1)),
+        ".anchor": str(root(v1)),
+        ".depth": "1",
+        ".size": str(size + len(text) + 8),
+        ".header": "h",
+    }
+    bomb = write(
+        tmp_path / "bomb", payloads, **{f"lattica.delta{key}": text for key, text in said.items()}
+    )
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(StorageError, match="the disk has"):
+        apply_delta(v1, bomb, tmp_path / "got")
+    assert sorted(tmp_path.iterdir()) == before
 
 
 def test_a_payload_for_a_tensor_that_the_result_lacks_is_refused(

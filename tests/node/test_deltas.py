@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
@@ -10,8 +12,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from lattica import _deltas
+from lattica.cid import CID, Codec
 from lattica.errors import LatticaError
-from lattica.models import CannotDelta
+from lattica.models import CannotDelta, DeltaLink, read_delta
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -118,7 +122,7 @@ async def test_where_a_delta_costs_more_than_the_changed_tensors_those_travel(
 
 
 async def test_a_delta_that_nobody_has_or_that_lies_is_left_for_the_whole(
-    lab: Lab, write: Write, autojump_clock: object
+    lab: Lab, write: Write
 ) -> None:
     v1, v2, v3 = write(1), write(2), write(3)
     async with lab.node("seed") as seed, lab.node("peer") as peer:
@@ -136,6 +140,70 @@ async def test_a_delta_that_nobody_has_or_that_lies_is_left_for_the_whole(
             got = await peer.get(ticket, lab.folder / f"got2-{number}.safetensors")
             assert got.path.read_bytes() == v2.read_bytes()
             assert got.deltas == ()
+
+
+async def test_deltas_that_lie_of_sizes_or_hashes_cost_less_than_the_version(
+    lab: Lab, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    v1, v2 = write(1), write(2)
+    async with lab.node("seed") as seed, lab.node("peer") as peer:
+        honest = (await seed.share(v2, base=v1)).ticket
+        link = honest.deltas[0]
+        applied: list[Path] = []
+        monkeypatch.setattr(
+            _deltas, "apply_delta", lambda _base, delta, _out: applied.append(delta)
+        )
+
+        # Of a delta that would give more than the version has, nothing is written.
+        described = replace(read_delta(seed.store.file_of(link.delta) or v1), result_size=1 << 40)
+        monkeypatch.setattr(_deltas, "read_delta", lambda _path: described)
+        got = await peer.get(honest, lab.folder / "got.safetensors", base=v1)
+        assert (got.deltas, applied) == ((), [])
+        assert got.path.read_bytes() == v2.read_bytes()
+
+        # A base by a hash that is not computed here is passed over.
+        strange = CID(Codec.DAG_PB, bytes([0x11, 20]) + bytes(20))
+        odd: list[Any] = [bytes(strange), bytes(link.result), bytes(link.delta), link.size]
+        ticket = type(honest)(
+            honest.root, honest.peer, honest.addresses, {**honest.options, "deltas": [odd]}
+        )
+        again = await peer.get(ticket, lab.folder / "again.safetensors", base=v1)
+        assert again.path.read_bytes() == v2.read_bytes()
+
+
+async def test_what_deltas_of_no_use_took_counts_towards_what_is_worth_it(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, wanted = CID.of(b"base"), CID.of(b"wanted")
+    links = [DeltaLink(base, wanted, CID.of(bytes([n])), 40) for n in range(20)]
+    fetched = 0
+
+    async def fetch(*_: object) -> Any:
+        nonlocal fetched
+        fetched += 1
+        stored = SimpleNamespace(path=lab.folder / "nothing")
+        return SimpleNamespace(received_bytes=40, stored=stored)
+
+    async def missing(*_: object) -> int:
+        return 100
+
+    async with lab.node("peer") as peer:
+        deltas = _deltas.Deltas(peer.store, fetch, peer._root_reader)
+        whole = _deltas.WantedFile("", wanted, 100)
+        held = {base: lab.folder / "base"}
+        monkeypatch.setattr(deltas, "_missing", missing)
+        use = _deltas.DeltaUse()
+        await deltas._take(whole, lab.folder / "out", links, held, (), use)
+    assert (fetched, len(use.failures)) == (2, 2)  # a third would cost more than the whole
+
+
+async def test_a_base_that_is_not_there_is_said_even_where_no_delta_is(
+    lab: Lab, write: Write
+) -> None:
+    async with lab.node("seed") as seed, lab.node("peer") as peer:
+        ticket = (await seed.share(write(1))).ticket
+        with pytest.raises(CannotDelta, match="no safetensors file"):
+            await peer.get(ticket, lab.folder / "got", base=lab.folder / "none")
 
 
 async def test_what_stands_at_the_destination_is_not_touched_by_a_delta(
