@@ -90,6 +90,11 @@ class Catalog:
         self._identity, self._store, self._dht = identity, store, dht
         self._trust, self._open_root = trust, open_root
 
+    @property
+    def peer_id(self) -> PeerId:
+        """Who signs what is published here."""
+        return self._identity.peer_id
+
     # whom to believe
 
     def trusted(self) -> dict[PeerId, str]:
@@ -181,10 +186,18 @@ class Catalog:
     # statements
 
     async def state(self, cid: CID, verdict: Verdict) -> Statement:
-        """Say something of a manifest, signed by this node, and tell the DHT in the background."""
-        made = Statement.make(self._identity, cid, verdict, int(time.time()))
-        await trio.to_thread.run_sync(self.names.add, made)
-        return made
+        """Say something of a manifest, signed by this node; it counts over all it said before."""
+
+        def say() -> Statement:
+            said = self.names.statements(cid)
+            mine = [one.created for one in said if one.signer == self._identity.peer_id]
+            # Also where the clock was ahead, or all is said in one second.
+            when = min(max(int(time.time()), *(past + 1 for past in mine), 0), models.MAX_TIME)
+            made = Statement.make(self._identity, cid, verdict, when)
+            self.names.add(made)
+            return made
+
+        return await trio.to_thread.run_sync(say)
 
     async def statements(
         self, cid: CID, approvers: frozenset[PeerId] | None = None

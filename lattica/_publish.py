@@ -10,7 +10,7 @@ import trio
 from lattica._opened import NoTensors, look_inside
 from lattica._reference import read_reference
 from lattica.cid import CID, Codec
-from lattica.errors import InvalidInput, LatticaError
+from lattica.errors import InvalidInput, LatticaError, NotFound, Unreachable
 from lattica.models import (
     MAX_FILES,
     MAX_LINKS,
@@ -83,10 +83,11 @@ async def make_manifest(
     """
     files, entries, sizes = await _contents(exchange, stored)
     made = await between(before.manifest, files) if before is not None else ()
+    last = await trio.to_thread.run_sync(_last_version, catalog, name, before)
     table = await catalog.keep_table(f"{name.replace('/', '-')}", entries) if entries else None
     manifest = Manifest(
         name=name,
-        version=before.manifest.version + 1 if before else 1,
+        version=last + 1,
         created=int(time.time()),
         root=stored.root,
         size=stored.size,
@@ -132,10 +133,25 @@ async def version_before(catalog: Catalog, name: Name, cid: CID | None) -> Signe
     """
     if cid is None:
         last = await trio.to_thread.run_sync(catalog.names.newest, name)
-        return None if last is None else await catalog.manifest(last.manifest)
+        if last is not None:
+            return await catalog.manifest(last.manifest)
+        try:  # a key that came to a new home goes on where it was, or nobody would follow
+            return await catalog.manifest((await catalog.newest(name)).manifest)
+        except (NotFound, Unreachable):
+            return None
     if cid.codec != Codec.MESSAGEPACK:
         raise InvalidInput(f"the parent {cid} is no manifest", hint="pass what `publish` returned")
     return await catalog.manifest(cid)
+
+
+def _last_version(catalog: Catalog, name: str, before: SignedManifest | None) -> int:
+    """Return the last version of this node's name. What others count under theirs is no matter."""
+    own = Name(catalog.peer_id, name)
+    record = catalog.names.newest(own)
+    told = record.sequence if record is not None else 0
+    if before is None or Name(before.signer, before.manifest.name) != own:
+        return told
+    return max(told, before.manifest.version)
 
 
 async def _contents(

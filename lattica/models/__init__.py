@@ -63,6 +63,7 @@ from ._select import (
     select as select,
 )
 from ._signing import (
+    MAX_TIME as MAX_TIME,
     BadSignature as BadSignature,
     Rule as Rule,
     Statement as Statement,

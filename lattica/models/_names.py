@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 MAX_RECORD = 1024  # bytes
 MAX_SEQUENCE = (1 << 53) - 1
 MAX_NAMES = 10_000  # remembered; then those heard of longest ago are forgotten, but not one's own
-MAX_STATEMENTS = 128  # of one manifest
+MAX_STATEMENTS = 3000  # of one manifest: of as many approvers as a rule may have
 MAX_MANIFESTS = 10_000  # with statements
 _DOMAIN = b"lattica/name/1\0"
 _DHT_PREFIX = "/lattica/names/"
@@ -96,8 +96,12 @@ class NameRecord:
     def make(
         cls, identity: Identity, name: str, sequence: int, manifest: CID, created: int
     ) -> NameRecord:
-        """Return a record signed by `identity`, whose name it is."""
+        """Return a record signed by `identity`, whose name it is. Raises InvalidInput."""
         fields: list[Value] = [check_name(name), sequence, bytes(manifest), created]
+        try:
+            _record_fields(fields)
+        except CodecError as error:
+            raise InvalidInput(f"the record of {name} would be refused: {error}") from None
         encoded = sign(identity, _DOMAIN, fields)
         return cls(Name(identity.peer_id, name), sequence, manifest, created, encoded)
 
@@ -139,8 +143,8 @@ class NameStore:
         with self._lock:
             self._database.execute(
                 "INSERT INTO names VALUES (?, ?, ?, ?, ?) ON CONFLICT (signer, name) DO UPDATE SET"
-                " sequence = excluded.sequence, record = excluded.record"
-                " WHERE excluded.sequence > sequence",
+                " sequence = excluded.sequence, record = excluded.record,"
+                " own = max(own, excluded.own) WHERE excluded.sequence > sequence",
                 (record.name.signer.raw, record.name.name, record.sequence, record.encoded, own),
             )
             self._database.execute(
@@ -172,10 +176,11 @@ class NameStore:
         """
         manifest = bytes(statement.manifest)
         with self._lock:
-            (count,) = self._database.execute(
-                "SELECT count(*) FROM statements WHERE manifest = ?", (manifest,)
+            others = self._database.execute(
+                "SELECT count(*) FROM statements WHERE manifest = ? AND signer != ?",
+                (manifest, statement.signer.raw),
             ).fetchone()
-            if count >= MAX_STATEMENTS:
+            if others[0] >= MAX_STATEMENTS:  # whoever has spoken can still change their mind
                 return False
             done = self._database.execute(
                 "INSERT INTO statements VALUES (?, ?, ?, ?, ?) ON CONFLICT (manifest, signer,"

@@ -106,6 +106,18 @@ def test_names_are_bounded_and_ones_own_are_kept(
     assert [one.name.name for one in store.own()] == ["mine"]
 
 
+def test_a_name_that_was_heard_of_becomes_ones_own(store: NameStore) -> None:
+    store.offer(record(1))
+    store.offer(record(2), own=True)
+    store.offer(record(3))
+    assert store.own() == [record(3)]
+
+
+def test_a_record_that_would_be_refused_is_not_made() -> None:
+    with pytest.raises(InvalidInput, match="would be refused"):
+        NameRecord.make(ADA, "m", 1 << 53, VERSIONS[0], 1)
+
+
 def test_statements_are_kept_the_latest_of_each_kind(store: NameStore) -> None:
     cid = VERSIONS[0]
     first = Statement.make(EVE, cid, Verdict.APPROVE, 5)
@@ -128,3 +140,5 @@ def test_statements_are_bounded(store: NameStore, monkeypatch: pytest.MonkeyPatc
             who = Identity(bytes([number]) * 32)
             store.add(Statement.make(who, cid, Verdict.APPROVE, 5))
     assert [len(store.statements(cid)) for cid in VERSIONS[:3]] == [0, 3, 3]
+    # Whoever has spoken may still take it back.
+    assert store.add(Statement.make(Identity(bytes([1]) * 32), VERSIONS[2], Verdict.REVOKE, 6))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +15,8 @@ import lattica
 from lattica._catalog import NameNotFound, NotAManifest, NotApproved
 from lattica._opened import NoManifest
 from lattica.cid import CID, Codec
-from lattica.errors import InvalidInput
+from lattica.errors import InvalidInput, NotFound
+from lattica.identity import Identity
 from lattica.models import Name, Rule, Verdict
 
 if TYPE_CHECKING:
@@ -140,6 +144,51 @@ async def test_a_version_is_used_when_two_of_three_have_approved(lab: Lab) -> No
         assert {(one.signer, one.verdict) for one in said} == {
             (x.id, "sign"), (x.id, "approve"), (x.id, "revoke"), (y.id, "approve")
         }  # fmt: skip
+
+
+async def test_the_last_word_counts_whatever_the_clock_says(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with lab.node("a") as a:
+        rule = Rule(1, frozenset([a.id]))
+        signed = await a.manifest((await a.publish("tiny", make_state())).cid)
+        for now in (5000, 5000, 9000, 100):  # twice at one second, then ahead, then set back
+            monkeypatch.setattr("lattica._catalog.time", SimpleNamespace(time=lambda now=now: now))
+            await a.vouch(str(signed.cid), Verdict.REVOKE)
+            assert not await a.is_approved(signed, rule)
+            await a.vouch(str(signed.cid))
+            assert await a.is_approved(signed, rule)
+
+
+async def test_versions_count_up_under_a_name_whatever_the_parent_counts(lab: Lab) -> None:
+    async with lab.node("a") as a:
+        own = await a.manifest((await a.publish("tiny", make_state())).cid)
+        far = replace(own.manifest, version=(1 << 53) - 2).sign(Identity(bytes(32)))
+        a.store.add_bytes(far.encoded, name="far.manifest", pinned=True)
+        fork = await a.publish("fork", make_state(1), parent=far.cid)
+        assert fork.version == 1
+        second = await a.publish("fork", make_state(2))
+        third = await a.publish("fork", make_state(3), parent=fork)
+        assert [second.version, third.version] == [2, 3]
+
+
+async def test_a_key_in_a_new_home_goes_on_with_its_names(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with lab.node("reader") as reader:
+        async with lab.node("old", reader.addresses[0]) as publisher:
+            for seed in range(2):
+                await publisher.publish("tiny", make_state(seed))
+            await publisher.tell_own_names()
+        (lab.folder / "new").mkdir()
+        shutil.copy(lab.folder / "old" / "key", lab.folder / "new" / "key")
+
+        async def nowhere(cid: CID, *_: object) -> None:
+            raise NotFound(f"nobody has {cid}")
+
+        async with lab.node("new", reader.addresses[0]) as publisher:
+            monkeypatch.setattr(publisher._catalog, "manifest", nowhere)
+            assert (await publisher.publish("tiny", make_state(2))).version == 3
 
 
 async def test_lineage_is_walked_across_peers(lab: Lab) -> None:
