@@ -24,6 +24,7 @@ from ._options import (
     VerboseOption,
     session as _session,
 )
+from ._output import one_line
 from ._visit import visit
 
 if TYPE_CHECKING:
@@ -422,7 +423,7 @@ def _print(output: Output, found: Mapping[str, Any]) -> None:
         ("signer", f"{found['signer']} ({trusted}{', ' if found['note'] else ''}{found['note']})"),
         ("published", when),
         ("licence", found["licence"] or "none is named"),
-        ("message", found["message"].replace("\n", " ")),
+        ("message", found["message"]),
         ("content", f"{found['root']} ({size(found['size'])}, {len(found['files'])} files)"),
         *((link["kind"], link["cid"]) for link in found["links"]),
         *(("delta", f"{one['delta']} ({size(one['size'])})") for one in found["deltas"]),
@@ -434,14 +435,14 @@ def _print(output: Output, found: Mapping[str, Any]) -> None:
     ]
     for name, value in rows:
         if value:
-            output.data(f"{name:10} {value}")
+            output.data(f"{one_line(name):10} {one_line(value)}")
 
 
 def _lineage_line(line: Mapping[str, Any]) -> str:
     about = line["state"]
     if "name" in line:
         trusted = "" if line["trusted"] else ", NOT TRUSTED"
-        licence = f", {line['licence']}" if line["licence"] else ""
+        licence = f", {one_line(line['licence'])}" if line["licence"] else ""
         about = f"{line['name']} v{line['version']}{licence}, by {line['signer'][-8:]}{trusted}"
     how = f"{line['kind']}: " if line["kind"] else ""
     again = " (see above)" if line["again"] else ""

@@ -9,12 +9,15 @@ from __future__ import annotations
 import enum
 import json
 import os
+import re
 import sys
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+# What others name may steer a terminal, or change the direction of what stands beside it.
+_STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 _RED, _BOLD, _RESET = "\033[31m", "\033[1m", "\033[0m"
 
 
@@ -45,12 +48,12 @@ class Output:
     def data(self, line: str) -> None:
         """Write one line of what the user asked for (text face only)."""
         if self.face is Face.TEXT:
-            self._write(self.stdout, line)
+            self._write(self.stdout, plain(line))
 
     def say(self, line: str) -> None:
         """Write one line of talk."""
         if not self.quiet:
-            self._write(self.stderr, line)
+            self._write(self.stderr, plain(line))
 
     def result(self, value: Mapping[str, Any], event: str = "result") -> None:
         """Write the result as JSON, if that is what was asked for."""
@@ -69,9 +72,9 @@ class Output:
         label = f"error[{report['exit_code']} {report['code']}]:"
         if self.colour:
             label = f"{_BOLD}{_RED}{label}{_RESET}"
-        self._write(self.stderr, f"{label} {report['message']}")
+        self._write(self.stderr, f"{label} {plain(str(report['message']))}")
         if report["hint"]:
-            self._write(self.stderr, f"  hint: {report['hint']}")
+            self._write(self.stderr, f"  hint: {plain(str(report['hint']))}")
         if self.face is Face.JSON:
             self._write(self.stdout, json.dumps({"error": dict(report)}, indent=2))
         else:
@@ -79,6 +82,7 @@ class Output:
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Write rows: aligned under headings on a terminal, else with tabs between the fields."""
+        rows = [[one_line(cell) for cell in row] for row in rows]
         if not self.stdout.isatty():
             for row in rows:
                 self.data("\t".join(row))
@@ -95,6 +99,20 @@ class Output:
         # Each line is out before the next thing happens: a reader may wait for the ticket.
         stream.write(line + "\n")
         stream.flush()
+
+
+def plain(text: str) -> str:
+    """Return text with escapes, as Python writes them, for what would steer a terminal."""
+    return _STEERING.sub(_escaped, text)
+
+
+def one_line(text: str) -> str:
+    """Return text that stays in its place in a table: no line breaks and no tabs either."""
+    return plain(text).replace("\n", "\\n").replace("\t", "\\t")
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return found[0].encode("unicode_escape").decode()
 
 
 def may_colour(stream: TextIO) -> bool:

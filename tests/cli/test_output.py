@@ -232,3 +232,21 @@ def test_a_full_disk_is_not_called_a_bug(
     assert "the system refuses: No space left on device: /home/ada/.lattica/lock" in told
     assert "hint: free some space" in told
     assert "bug" not in told
+
+
+def test_names_that_others_give_cannot_steer_a_terminal_or_forge_a_row() -> None:
+    for stream in (io.StringIO(), Terminal()):
+        talk = io.StringIO()
+        output = Output(stdout=stream, stderr=talk)
+        output.table(("NAME", "DTYPE"), [("a\x1b[2J\u202e\nforged\tF32", "F32")])
+        output.data("b\x9b31m")
+        output.say("c\x07")
+        output.error({"exit_code": 2, "code": "x", "message": "d\x1b]0;e\x07", "hint": "f\r"})
+        rows = stream.getvalue().splitlines()
+        assert rows[-2].split() == [r"a\x1b[2J\u202e\nforged\tF32", "F32"]
+        assert rows[-1] == r"b\x9b31m"
+        assert talk.getvalue().splitlines() == [
+            r"c\x07",
+            r"error[2 x]: d\x1b]0;e\x07",
+            r"  hint: f\r",
+        ]
