@@ -7,34 +7,41 @@ import os
 import signal
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+from typer.testing import CliRunner
 
+from lattica.cli._app import app
 from lattica.identity import Identity
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-Result = subprocess.CompletedProcess[str]
 LOCAL = {"LATTICA_LISTEN": "/ip4/127.0.0.1/tcp/0", "LATTICA_MDNS": "false", "NO_COLOR": "1"}
 
 
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a command printed, and how it exited."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
 def run(folder: Path, home: str, *arguments: str) -> Result:
-    return subprocess.run(
-        [sys.executable, "-P", "-m", "lattica", *arguments],
-        cwd=folder,
-        env={**os.environ, **LOCAL, "LATTICA_HOME": str(folder / home)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    """Run a command in this process, in `folder`."""
+    with chdir(folder):
+        environment = {**LOCAL, "LATTICA_HOME": str(folder / home)}
+        done = CliRunner().invoke(app, arguments, env=environment)
+    return Result(done.exit_code, done.stdout, done.stderr)
 
 
 @contextmanager
