@@ -7,7 +7,9 @@ Whatever a peer answers is hearsay, and a lookup must not be led by it (spec/dht
 - **Hearsay.** Of the peers that one answerer alone has named, `HEARSAY` may be asked and silent at
   a time; each that answers makes room for one more. So a liar has us knock at a handful of
   doors, while who tells the truth is believed without end. A peer that two have named, from
-  different networks, is no longer hearsay; nor is one from our own table.
+  different networks, is no longer hearsay; nor is one from our own table. One that was not there
+  where the first said is asked once more where another says: so nobody hides a peer by naming it
+  first, at addresses that lead nowhere.
 - **Groups.** Of one network (`transport.ip_group`) the answers of `GROUP_ANSWERS` peers count, and
   twice as many are asked by the addresses that they are said to have. In what is found, and where
   the lookup decides that it has arrived, its nearest `GROUP_FOUND` count.
@@ -27,7 +29,7 @@ from ._keys import place_of
 from ._messages import MAX_ADDRESSES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from lattica.identity import PeerId
     from lattica.transport import Multiaddr
@@ -60,6 +62,8 @@ class Candidate:
         paths: a bit for each path on which it was heard of.
         path: the path on which it was asked; -1 before.
         namer: who alone has named it; None: it is confirmed, or from our own table.
+        tried: the addresses at which it was asked.
+        revived: whether it failed, and is to be asked elsewhere since.
         silent: those it alone has named that were asked and have not answered.
         truthful: those that have answered.
     """
@@ -76,9 +80,11 @@ class Candidate:
         "path",
         "paths",
         "peer",
+        "revived",
         "silent",
         "soft_at",
         "state",
+        "tried",
         "truthful",
     )
 
@@ -91,6 +97,8 @@ class Candidate:
         self.group: bytes | None = None  # from where it answered
         self.charged: Candidate | None = None  # whose word it was asked on
         self.silent = self.truthful = 0
+        self.revived = False
+        self.tried: tuple[Multiaddr, ...] = ()
 
     @property
     def info(self) -> PeerInfo:
@@ -139,6 +147,10 @@ class Candidates:
             known = Candidate(info.peer, distance, hops, namer)
             self._by_peer[raw] = known
             self._order.insert(bisect_left(self._order, (distance,)), (distance, known))
+        elif known.state is State.FAILED:
+            if namer is not known.namer and self._revive(known, info.addresses, namer):
+                known.paths |= paths
+            return
         elif known.namer is not None and _is_second_source(known.namer, namer):
             known.confirm()
         known.paths |= paths
@@ -181,6 +193,7 @@ class Candidates:
     def ask(self, candidate: Candidate, path: int) -> None:
         """Note that it is asked on this path."""
         candidate.state, candidate.path = State.ASKED, path
+        candidate.tried = candidate.addresses
         if candidate.namer is not None:
             candidate.charged = candidate.namer
             candidate.charged.silent += 1
@@ -202,8 +215,22 @@ class Candidates:
         return True
 
     def failed(self, candidate: Candidate) -> None:
-        """Note that asking it failed. It stays known, so that nobody can bring it back."""
+        """Note that asking it failed. It stays known, and comes back once at most."""
         self._drop(candidate, State.FAILED)
+        self._revive(candidate, candidate.addresses, candidate.namer)
+
+    def _revive(
+        self, known: Candidate, addresses: Sequence[Multiaddr], namer: Candidate | None
+    ) -> bool:
+        """Have one that failed asked again where it was not yet sought; says whether it will be."""
+        news = tuple(address for address in addresses if address not in known.tried)
+        if known.revived or not known.tried or not news:  # our own contacts we know better
+            return False
+        # Who named it before stays charged with a peer that was not there.
+        known.state, known.path, known.namer, known.charged = State.NEW, -1, namer, None
+        known.revived, known.addresses = True, news[:MAX_ADDRESSES]
+        self._order.insert(bisect_left(self._order, (known.distance,)), (known.distance, known))
+        return True
 
     def _may_ask(self, candidate: Candidate) -> bool:
         namer = candidate.namer

@@ -141,8 +141,8 @@ class Client:
         requests: dict[PeerId, trio.CancelScope] = {}
         news = trio.Event()
 
-        async def ask(peer: PeerInfo) -> None:
-            with requests[peer.peer]:
+        async def ask(peer: PeerInfo, scope: trio.CancelScope) -> None:
+            with scope:
                 reply = await self._request(peer, request)
                 now = trio.current_time()
                 if isinstance(reply, str):
@@ -163,8 +163,8 @@ class Client:
                 for peer in lookup.next_requests(trio.current_time()):
                     # Here, not in `ask`: a process that stood still may find a request late before
                     # its task has run at all.
-                    requests[peer.peer] = trio.CancelScope()
-                    nursery.start_soon(ask, peer)
+                    scope = requests[peer.peer] = trio.CancelScope()
+                    nursery.start_soon(ask, peer, scope)
                 if lookup.finished:
                     break
                 with trio.move_on_at(min(lookup.next_timeout(), ends_at)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import math
 import random
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -302,6 +302,56 @@ def test_a_peer_that_failed_cannot_be_brought_back() -> None:
     lookup.receive(two, infos([one]), now=0.2)
     assert lookup.next_requests(0.2) == []
     assert lookup.finished
+
+
+def where(number: int, port: int = 4001) -> tuple[Multiaddr, ...]:
+    return (Multiaddr.parse(f"/ip4/8.8.{number}.8/tcp/{port}"),)
+
+
+def test_a_peer_that_was_not_where_one_said_is_asked_once_more_where_another_says() -> None:
+    liar, honest, liar_again, sought = some_peers(4)
+    seeds = infos([liar, honest, liar_again])
+    lookup = Lookup(b"key", local=LOCAL, seeds=seeds, now=0.0)
+    lookup.next_requests(0.0)
+    lookup.receive(liar, [PeerInfo(sought, where(1))], now=0.1, group=b"one")
+    assert lookup.next_requests(0.1) == [PeerInfo(sought, where(1))]
+    lookup.fail(sought, "unreachable", now=0.2)
+    assert lookup.next_requests(0.2) == []
+    lookup.receive(honest, [PeerInfo(sought, (*where(1), *where(2)))], now=0.3, group=b"two")
+    assert lookup.next_requests(0.3) == [PeerInfo(sought, where(2))]
+    lookup.fail(sought, "unreachable", now=0.4)
+    lookup.receive(liar_again, [PeerInfo(sought, where(3))], now=0.5, group=b"three")
+    assert lookup.next_requests(0.5) == [], "nobody keeps a lookup going with the same peer"
+    assert lookup.finished
+
+
+def test_liars_that_answer_first_and_name_peers_where_they_are_not_hide_nobody(
+    thousand: Simulation,
+) -> None:
+    homes = {peer: where(number % 250, number + 1) for number, peer in enumerate(thousand.nodes)}
+    rng, nowhere = random.Random(4), where(251, 1)
+    liars = set(rng.sample(thousand.nodes, 200))
+    found = wanted = failed = 0
+    for _ in range(30):
+        node, key = rng.choice(thousand.nodes), rng.randbytes(34)
+        lookup, waiting = lookup_from(thousand, node, key), deque[PeerInfo]()
+        while not lookup.finished:
+            for info in lookup.next_requests(0.0):
+                (waiting.appendleft if info.peer in liars else waiting.append)(info)
+            info = waiting.popleft()
+            if info.addresses and homes[info.peer][0] not in info.addresses:
+                lookup.fail(info.peer, "unreachable", now=0.0)
+                failed += 1
+                continue
+            named = [each.peer for each in thousand.answer(info.peer, key)]
+            lies = info.peer in liars
+            closer = [PeerInfo(each, nowhere if lies else homes[each]) for each in named]
+            lookup.receive(info.peer, closer, now=0.0)
+        nearest_others = nearest([each for each in thousand.nodes if each != node], key)[:K]
+        wanted += K
+        found += len({info.peer for info in lookup.closest()}.intersection(nearest_others))
+    assert failed > 30
+    assert found / wanted > 0.98
 
 
 def test_of_one_answer_only_the_nearest_k_count() -> None:
