@@ -23,6 +23,7 @@ from lattica.identity import PublicKey
 
 from ._messages import MAX_KEY
 from ._records import MAX_ENTRY, MAX_VALUE, Entry, decode_entry, decode_set, encode_set
+from ._results import shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -241,8 +242,8 @@ class Namespaces:
         name = namespace_of(key)
         rules = self._rules.get(name)
         if rules is None or not 1 <= len(key) <= MAX_KEY:
-            shown = f"/{name}/" if name else "keys without a namespace"
-            raise UnknownNamespace(f"{key[:64]!r}: no rules for {shown}")
+            which = f"/{name}/" if name else "keys without a namespace"
+            raise UnknownNamespace(f"{shown(key[:64])}: no rules for {which}")
         return rules
 
     def read(self, key: bytes, encoded: bytes, *, now: float) -> Item:

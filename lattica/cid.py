@@ -97,16 +97,15 @@ class CID:
             )
         if len(text) > 4 * MAX_DIGEST:
             raise InvalidInput(f"a CID of {len(text)} characters")
-        if text.startswith("b"):
-            data = base32_decode(text[1:])
-        elif text.startswith("z"):
-            data = base58_decode(text[1:])
-        else:
-            raise InvalidInput(f"{text!r} is not a CID", hint="a CID starts with `bafy` or `bafk`")
+        hint = "a CID starts with `bafy` or `bafk`"
         try:
-            return cls.from_bytes(data)
-        except CodecError as error:
-            raise InvalidInput(f"{text!r} is not a CID: {error}") from None
+            if text.startswith("b"):
+                return cls.from_bytes(base32_decode(text[1:]))
+            if text.startswith("z"):
+                return cls.from_bytes(base58_decode(text[1:]))
+        except (CodecError, InvalidInput) as error:
+            raise InvalidInput(f"{text!r} is not a CID: {error}", hint=hint) from None
+        raise InvalidInput(f"{text!r} is not a CID", hint=hint)
 
     @classmethod
     def from_bytes(cls, data: bytes | bytearray | memoryview) -> CID:

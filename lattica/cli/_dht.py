@@ -113,7 +113,8 @@ def put(
         params |= _read_value(value, raw=raw, typed=typed)
         found = _do(session, Request("dht_put", params))
         output = session.output
-        output.data(f"{found['holders']} peers keep it until {_moment(found['expires'])}")
+        who = _nodes(found["holders"], "keep")
+        output.data(f"{who} it until {_moment(found['expires'])}")
         for why, count in sorted(found["refused"].items()):
             output.say(f"{count} did not: {why}")
         output.result(found, "put")
@@ -334,9 +335,12 @@ def _show_values(output: Output, found: dict[str, Any]) -> None:
         left = f"{max(0.0, entry['expires'] - now):.0f} s"
         rows.append((shown, _name(entry["subkey"]), entry["author"] or "", left))
     output.table(("VALUE", "SUBKEY", "AUTHOR", "EXPIRES IN"), rows)
-    said = f"{found['holders']} of {found['answered']} peers that answered hold it"
+    said = f"{_nodes(found['holders'], 'hold')} it; "
+    said += f"{found['answered']} of {found['asked']} peers answered"
     if found["stale"]:
         said += f"; {found['stale']} lacked something newer"
+    if not found["complete"]:
+        said += "; there may be newer values"
     if found["invalid"]:
         said += f"; {found['invalid']} values were refused"
     output.say(said)
@@ -358,6 +362,10 @@ def _raw(entries: list[dict[str, Any]]) -> bytes:
     if newest["type"] == "str":
         return bytes(value, "utf-8")
     raise InvalidInput(f"the value is of type {newest['type']}", hint="print it with --json")
+
+
+def _nodes(count: int, verb: str) -> str:
+    return f"1 node {verb}s" if count == 1 else f"{count} nodes {verb}"
 
 
 def _name(subkey: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -43,13 +44,14 @@ def test_values_go_through_the_running_node_and_through_visitors(tmp_path: Path)
     with node(tmp_path / "a") as address:
         visitor += ["--listen", "/ip4/127.0.0.1/tcp/0", "--bootstrap", address]
         put = lattica("dht", "put", KEY, "hello", "--ttl", "15m", *home)
-        assert (put.returncode, put.stdout[:15]) == (0, b"1 peers keep it")
+        assert (put.returncode, put.stdout[:15]) == (0, b"1 node keeps it")
         put = lattica("dht", "put", KEY, "-", "--raw", "--subkey", "b", *visitor, stdin=b"\x00\xff")
         assert put.returncode == 0, put.stderr
         got = lattica("dht", "get", KEY, "--raw", *home)
         assert (got.returncode, got.stdout) == (0, b"\x00\xff")
         got = lattica("dht", "get", KEY, "--subkey", "", *home)
         assert got.stdout.split(b"\t")[0] == b"hello"
+        assert re.match(rb"1 node holds it; \d of \d peers answered", got.stderr)
         entries = json.loads(lattica("dht", "get", KEY, "--json", *home).stdout)["entries"]
         assert [(each["subkey"], each["type"]) for each in entries] == [("", "str"), ("b", "bytes")]
         absent = lattica("dht", "get", "/lattica/absent", *home)
