@@ -17,6 +17,7 @@ from ._open_files import OpenFile, OpenFiles
 from ._sources import after
 from ._unixfs import MAX_BLOCK_BYTES, DagError
 from ._values import Absent, StorageError
+from ._writeback import after_write, before_write
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -220,11 +221,14 @@ class PartFile:
 
     def _write_at(self, offset: int, buffers: Sequence[bytes | memoryview]) -> None:
         rest = [memoryview(data) for data in buffers if len(data)]
+        start, size = offset, sum(map(len, rest))
         with self._open("write") as descriptor:
+            before_write(descriptor, start, size)
             while rest:
                 count = os.pwritev(descriptor, rest, offset)
                 offset += count
                 rest = after(rest, count)
+            after_write(descriptor, start, size)
 
     def _read_at(self, offset: int, into: memoryview) -> int:
         done = 0

@@ -133,7 +133,8 @@ class Providers:
         self._heard_of = 0  # peers that were taken up because of what another says
         self._nursery: trio.Nursery | None = None
         self._scope: trio.CancelScope | None = None
-        self._more_to_come, self._crowd = False, False
+        self._more_to_come = False
+        self._rumoured: set[PeerId] = set()  # who fetches it too, by hearsay; not reached yet
         self._rounds = self._rounds_wanted = 0  # of looking for more; of these, to believe it
         self._attended: set[PeerId] = {mesh.peer_id}  # dialled, talked to, or about to be
         self._sessions: dict[PeerId, Session | BitswapSession | OriginSession] = {}
@@ -186,16 +187,25 @@ class Providers:
             return
         self._heard_of += heard
         self._attended.add(info.peer)
+        if hearsay:
+            self._rumoured.add(info.peer)
         self._nursery.start_soon(self._attend, info, hearsay)
 
     def found(self, peers: Sequence[PeerInfo]) -> None:
         """Note that `peers` fetch the object, too, as one of them or a provider says."""
         for info in peers:
             self.offer(info, hearsay=True)
-        if peers:
-            self._crowd = True
-            if self.stage is not None:
-                self.stage.planner.scattered = True
+        self._scatter()
+
+    def _scatter(self) -> None:
+        # Of others who begin just now nobody may be here yet. Once they are, the planner is told
+        # what they hold; and those who are gone are no reason to write a file all over the place.
+        if self.stage is not None:
+            self.stage.planner.scattered = bool(self._rumoured)
+
+    def _no_rumour(self, peer: PeerId) -> None:
+        self._rumoured.discard(peer)
+        self._scatter()
 
     def close(self) -> None:
         """Take up nobody any more: the nursery of `start` is about to end."""
@@ -204,7 +214,8 @@ class Providers:
     async def work(self, stage: Stage, done: trio.Event) -> None:
         """Have all of `stage` fetched. Returns when `done` is set, or `failure` is."""
         self.stage = stage
-        stage.planner.scattered, stage.planner.budget = self._crowd, self._budget
+        stage.planner.budget = self._budget
+        self._scatter()
         now = self._last_contact = self._last_gain = trio.current_time()
         for peer, session in self._sessions.items():
             if self._ban_of(peer) is None:
@@ -343,6 +354,7 @@ class Providers:
                 delay = min(2 * delay, _LAST_RETRY_SECONDS)
         finally:
             self._attended.discard(info.peer)
+            self._no_rumour(info.peer)
             self._rounds_wanted = self._rounds + 2  # the one under way may have begun before
             self._alarm.set()
 
@@ -406,6 +418,7 @@ class Providers:
             self._told.pop(session.peer, None)
         if self.stage is not None:
             session.join(self.stage, now)
+        self._no_rumour(session.peer)
         if session.peer not in self._origins:
             self._keeper.tell(ProviderJoined(session.peer))
             self.ring()  # origins step back

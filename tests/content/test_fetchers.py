@@ -19,6 +19,7 @@ from lattica.content._messages import (
     Status,
     decode_request,
 )
+from lattica.content._part import PartFile
 from lattica.identity import PeerId
 from lattica.testing import sample_identity
 from lattica.transport import Multiaddr, PeerInfo
@@ -28,6 +29,7 @@ from .test_exchange import Asker
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    import pytest
     from trio.testing import MockClock
 
     from lattica.transport import Stream
@@ -120,8 +122,8 @@ async def test_who_asks_for_peers_is_told_and_told_of(
             stream.reset()
 
 
-async def test_who_is_known_from_hearsay_alone_is_dialled_once(
-    swarm: Any, autojump_clock: MockClock
+async def test_who_is_known_from_hearsay_alone_is_dialled_once_and_then_counts_for_nothing(
+    swarm: Any, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     swarm.network.bandwidth = 1e6
     ghost = sample_identity(99).peer_id
@@ -137,9 +139,18 @@ async def test_who_is_known_from_hearsay_alone_is_dialled_once(
             dialled.append(wanted)
             return await connect(wanted, addresses)
 
+        written: list[int] = []
+        write = PartFile.write
+
+        def noted(part: PartFile, leaf: int, views: Any) -> None:
+            written.extend(range(leaf, leaf + len(views)))
+            write(part, leaf, views)
+
         receiver.mesh.connect = counted
+        monkeypatch.setattr(PartFile, "write", noted)
         await receiver.fetch(shared.root, seed)
     assert dialled.count(ghost) == 1
+    assert written == list(range(40))  # with nobody to share with, from the front
 
 
 async def test_invented_fetchers_keep_nobody_out(swarm: Any, autojump_clock: MockClock) -> None:
