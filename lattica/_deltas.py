@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass, field
@@ -175,8 +174,8 @@ class Deltas:
         anchor, depth = base_root, 1
         if before is not None and before.depth < ANCHOR_EVERY:
             anchor, depth = before.anchor, before.depth + 1
-        with tempfile.TemporaryDirectory(dir=self._store.path, prefix="delta-") as folder:
-            path = Path(folder) / f"{name.removesuffix('.safetensors')}{SUFFIX}"
+        with self._store.scratch() as folder:
+            path = folder / f"{name.removesuffix('.safetensors')}{SUFFIX}"
             made = make_delta(
                 base,
                 new,
@@ -189,7 +188,7 @@ class Deltas:
             if made.size > _WORTH * made.delta.result_size:
                 return None
             built = build(path, segments=cut_file, hash_function=new_root.hash_function)
-            stored = self._store.add(built, copy=True, pinned=True)
+            stored = self._store.add(built, take=True, pinned=True)
         return DeltaLink(base_root, new_root, stored.root, stored.size)
 
     async def _over_anchors(self, root: CID, made: Sequence[DeltaLink]) -> list[DeltaLink]:

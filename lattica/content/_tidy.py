@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ._rows import SourceRow
 
 FILES, CACHE = "files", "cache"  # of a store: bytes that had no file, and fetched objects
+SCRATCH = "scratch-"  # how folders begin that go with whoever works in them
 
 _log = logging.getLogger(__name__)
 
@@ -32,6 +33,8 @@ def tidy(index: Index, folder: Path, drop: Callable[[Iterable[SourceRow]], None]
     with index.writing() as transaction:
         orphans = transaction.take_orphans()
     drop(orphans)
+    for left in folder.glob(f"{SCRATCH}*"):
+        _delete(left)
     sweep(index, folder)
 
 

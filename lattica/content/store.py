@@ -22,6 +22,7 @@ import fcntl
 import logging
 import os
 import secrets
+import tempfile
 import threading
 import time
 from contextlib import ExitStack, contextmanager
@@ -41,7 +42,7 @@ from ._reading import BlockBatch as BlockBatch, Reader
 from ._room import Room
 from ._rows import DownloadRow
 from ._sources import BufferPool, Sources
-from ._tidy import CACHE, FILES, forget_gone, sweep, tidy, unlink_owned
+from ._tidy import CACHE, FILES, SCRATCH, forget_gone, sweep, tidy, unlink_owned
 from ._values import (
     Absent as Absent,
     Availability as Availability,
@@ -173,6 +174,12 @@ class Store:
             self._drop(join_sources(self._index, stored, built, sources))
             self._forget(sources)
         return self._stored(built.root)
+
+    @contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """*Slow.* A folder in the store for files on their way into it; it goes with the block."""
+        with tempfile.TemporaryDirectory(dir=self.path, prefix=SCRATCH) as folder:
+            yield Path(folder)
 
     def add_bytes(
         self,

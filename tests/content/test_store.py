@@ -678,3 +678,20 @@ def test_a_partial_object_cannot_be_verified(store: Store, tmp_path: Path) -> No
     store.download(root, tmp_path / "out").close()
     with pytest.raises(InvalidInput, match="not complete"):
         store.verify(root)
+
+
+def test_what_was_left_on_its_way_into_the_store_goes_at_the_next_start(tmp_path: Path) -> None:
+    with Store.open(tmp_path / "store") as store:
+        with store.scratch() as folder:
+            built = build(a_file(folder / "x", MIB))
+            stored = store.add(built, take=True)
+        assert stored.path.stat().st_size == MIB
+        assert not folder.exists()
+        with store.scratch() as folder:
+            (tmp_path / "copy").mkdir()
+            folder.rename(tmp_path / "copy" / folder.name)  # as if killed before the block ended
+            folder.mkdir()
+        (tmp_path / "copy" / folder.name).rename(folder)
+    with Store.open(tmp_path / "store"):
+        assert not folder.exists()
+        assert stored.path.exists()

@@ -87,6 +87,7 @@ async def test_several_versions_behind_the_chain_is_followed(lab: Lab, write: Wr
         for before, after in pairwise(versions):
             ticket = (await seed.share(after, base=before)).ticket
         assert len(ticket.deltas) == 3
+        assert all(one.path.exists() for one in seed.store.objects())
         got = await peer.get(ticket, lab.folder / "got3.safetensors")
         assert len(got.deltas) == 3
         assert got.path.read_bytes() == versions[3].read_bytes()
