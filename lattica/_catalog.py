@@ -142,7 +142,11 @@ class Catalog:
         return await trio.to_thread.run_sync(models.decode_table, data)
 
     async def lineage(self, cid: CID, known: Sequence[PeerInfo] = ()) -> Lineage:
-        """Walk from a manifest to its roots, across whoever has the manifests; bounded."""
+        """Walk from a manifest to its roots, across whoever has the manifests; bounded.
+
+        Raises:
+            NoProvider, Unreachable, ManifestError, BadSignature: the first of them was not found.
+        """
         lineage = Lineage(cid)
         room = trio.CapacityLimiter(8)
 
@@ -153,11 +157,11 @@ class Catalog:
                     with trio.move_on_after(FETCH_S):
                         found = await self.manifest(one, known)
                 except LatticaError as error:
-                    if one == cid:
-                        raise
                     logger.info("the manifest %s was not found: %s", one, error)
             lineage.receive(one, found)
 
+        for one in lineage.wanted():  # the first: without it there is nowhere to go
+            lineage.receive(one, await self.manifest(one, known))
         while wanted := lineage.wanted():
             async with trio.open_nursery() as nursery:
                 for one in wanted:
@@ -209,7 +213,7 @@ class Catalog:
         wanted = set(await trio.to_thread.run_sync(self.trusted)) | set(approvers or ())
         found: dict[tuple[PeerId, Verdict], Statement] = {}
         for value in await self._look_up(statements_key(cid)):
-            for encoded in value if isinstance(value, list) else ():
+            for encoded in value[: len(Verdict)] if isinstance(value, list) else ():
                 try:
                     one = Statement.decode(encoded)
                 except (CodecError, IntegrityError, TypeError) as error:

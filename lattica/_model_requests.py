@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from lattica._deadline import deadline
 from lattica._tensor_files import Choice
 from lattica.errors import InvalidInput
 from lattica.identity import PeerId
@@ -56,9 +57,11 @@ def tensor_rows(tensors: Mapping[str, TensorInfo]) -> list[Json]:
 
 
 async def _tensors(node: AsyncNode, params: Params, _progress: ProgressCallback) -> Json:
-    peers = params.texts("peers")
-    async with node.open(params.need("ref", str), params.get("path", str) or "", peers=peers) as m:
-        return {"cid": str(m.root), "tensors": tensor_rows(m.tensors)}
+    ref, inside, peers = params.need("ref", str), params.get("path", str), params.texts("peers")
+    with deadline(params.get("timeout", float), f"the tensors of {ref}"):
+        async with node.open(ref, inside or "", peers=peers) as m:
+            return {"cid": str(m.root), "tensors": tensor_rows(m.tensors)}
+    raise AssertionError  # a deadline that was missed has raised
 
 
 async def _get_tensors(node: AsyncNode, params: Params, progress: ProgressCallback) -> Json:

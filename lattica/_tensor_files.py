@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
     from lattica.models import TensorReader
 
-_TAG = ".part"
-
 
 @dataclass(frozen=True, slots=True)
 class Choice:
@@ -90,7 +88,7 @@ async def write_tensors(
     path = _absolute(destination)
     if not overwrite and await trio.to_thread.run_sync(os.path.lexists, path):
         raise DestinationTaken(f"{path} exists")
-    part = path.with_name(path.name + _TAG)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     received = 0
     try:
         async with await trio.open_file(part, "wb") as file:

@@ -373,6 +373,8 @@ def get(
     """
     if cache and output is not None:
         raise typer.BadParameter("--cache and --output exclude each other")
+    if base is not None and (layers is not None or rank is not None or tensor):
+        raise typer.BadParameter("--base is for all of a version, not for chosen tensors")
     if pin and not cache:
         raise typer.BadParameter("--pin is for --cache; `lattica pin` pins what is here")
     with _session(

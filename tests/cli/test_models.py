@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+ABSENT = "bafkr4ihkr4ld3m4gqkjf4reryxsy2s5tkbxprqkow6fin2iiyvreuzzab4"
 LOCAL = {"LATTICA_LISTEN": "/ip4/127.0.0.1/tcp/0", "LATTICA_MDNS": "false", "NO_COLOR": "1"}
 
 
@@ -110,6 +111,11 @@ def test_mistakes_are_named(tmp_path: Path, state: dict[str, np.ndarray[Any, Any
         (("tensor", "cat", "a.safetensors", "haed"), 2, "there is head"),
         (("tensor", "cat", "a.safetensors", "head[9]"), 2, "index 9 of an axis of 3"),
         (("tensor", "ls", "nowhere"), 2, "neither a ticket nor a CID"),
+        (
+            ("get", ABSENT, "--tensor", "head", "--base", "m.pt"),
+            2,
+            "is for all of a version",
+        ),
         (("trust", "add", "nobody"), 2, "not a peer ID"),
         (("trust", "rm", str(Identity(bytes(32)).peer_id)), 3, "was not trusted"),
     ):

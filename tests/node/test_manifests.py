@@ -15,9 +15,10 @@ import lattica
 from lattica._catalog import NameNotFound, NotAManifest, NotApproved
 from lattica._opened import NoManifest
 from lattica.cid import CID, Codec
+from lattica.content import NoProvider
 from lattica.errors import InvalidInput, NotFound
 from lattica.identity import Identity
-from lattica.models import Name, Rule, Verdict
+from lattica.models import Name, Rule, Statement, Verdict
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -264,6 +265,30 @@ async def test_what_is_no_manifest_is_refused(lab: Lab) -> None:
             with pytest.raises(NoManifest):
                 opened.latest()
         assert [one.name for one in a.objects()] == ["data.bin"]  # nothing was left behind
+
+
+async def test_a_lineage_begins_with_a_manifest_that_is_found(
+    lab: Lab, autojump_clock: MockClock
+) -> None:
+    async with lab.node("a") as a:
+        with pytest.raises(NoProvider):
+            await a.lineage(CID.of(b"nowhere", Codec.MESSAGEPACK))
+
+
+async def test_statements_beyond_one_of_each_kind_in_a_record_are_not_looked_at(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with lab.node("a") as a:
+        signed = await a.manifest((await a.publish("tiny", make_state())).cid)
+        many = [
+            Statement.make(Identity(bytes([n]) * 32), signed.cid, Verdict.SIGN, n) for n in range(9)
+        ]
+
+        async def look_up(*_: object) -> list[object]:
+            return [[one.encoded for one in many]]
+
+        monkeypatch.setattr(a._catalog, "_look_up", look_up)
+        assert len(await a.statements(signed.cid)) == 3
 
 
 async def test_a_name_that_nobody_knows_is_not_found(lab: Lab, autojump_clock: MockClock) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from lattica._control import Request, UnknownMethod
 from lattica._requests import METHODS, handle
-from lattica.errors import InvalidInput, NotFound
+from lattica.errors import DeadlineExceeded, InvalidInput, NotFound
 
 if TYPE_CHECKING:
     from .conftest import Lab
@@ -57,6 +57,11 @@ async def test_wrong_parameters_are_wrong_input(
 ) -> None:
     with pytest.raises(InvalidInput, match=complaint):
         await ask(lab, method, **params)
+
+
+async def test_tensors_are_listed_in_the_time_that_is_given(lab: Lab) -> None:
+    with pytest.raises(DeadlineExceeded, match="the tensors of"):
+        await ask(lab, "tensors", ref=ABSENT, timeout=0)
 
 
 async def test_every_method_that_needs_nothing_answers(lab: Lab) -> None:
