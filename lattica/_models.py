@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import trio
 
 from lattica._deadline import deadline
-from lattica._opened import Opening
-from lattica._publish import (
-    cid_of,
-    keep_state,
-    make_manifest,
-    publish_name,
-    version_before,
-)
+from lattica._deltas import ways_to
+from lattica._opened import Opening, look_inside
+from lattica._publish import cid_of, keep_state, make_manifest, publish_name, version_before
+from lattica._read_calls import ReadCalls
 from lattica._reference import is_name, read_reference
 from lattica._tensor_files import Choice
 from lattica.cid import CID, Codec
@@ -26,31 +23,24 @@ from lattica.ticket import Ticket, fitting, is_plain_name
 from lattica.transport import PeerInfo
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from contextlib import AbstractAsyncContextManager
+    from collections.abc import AsyncIterator, Mapping, Sequence
 
     from lattica._catalog import Catalog
     from lattica._deltas import Deltas
     from lattica._opened import OpenObject
     from lattica._publish import Ref
     from lattica.codec import Value
-    from lattica.content import Exchange, Store, StoredObject
     from lattica.identity import PeerId
     from lattica.models import DeltaLink, Lineage, SignedManifest
     from lattica.results import ProgressCallback, TensorsFetched
-    from lattica.transport import Mesh, Multiaddr
+    from lattica.transport import Multiaddr
 
 
-class ModelCalls:
+class ModelCalls(ReadCalls):
     """The part of `AsyncNode` that is about models."""
 
-    mesh: Mesh
-    store: Store
-    exchange: Exchange
-    swarm: str | None
     _catalog: Catalog
     _deltas: Deltas
-    _nursery: trio.Nursery
 
     async def publish(
         self,
@@ -279,28 +269,24 @@ class ModelCalls:
         """Trust a key no longer; False where it was not trusted."""
         return await trio.to_thread.run_sync(self._catalog.distrust, peer)
 
-    # behind: what AsyncNode has
-
-    def _held(self, cid: CID) -> StoredObject:
-        raise NotImplementedError
-
-    async def _provide(self) -> None:
-        raise NotImplementedError
-
-    def _opened(
-        self, ref: Any, path: str, peers: Sequence[Multiaddr | str]
-    ) -> AbstractAsyncContextManager[OpenObject]:
-        raise NotImplementedError
-
-    async def _keep_open(self, manager: AbstractAsyncContextManager[OpenObject]) -> OpenObject:
-        raise NotImplementedError
-
-    async def _known(
-        self, ref: Ticket | CID | str, peers: Sequence[Multiaddr | str]
-    ) -> tuple[CID, list[PeerInfo]]:
-        raise NotImplementedError
-
     # behind
+
+    @asynccontextmanager
+    async def _opened(
+        self, ref: Any, path: str, peers: Sequence[Multiaddr | str]
+    ) -> AsyncIterator[OpenObject]:
+        content, signed = await self._content_of(ref, peers)
+        _, ticket = read_reference(content)
+        cid, known = await self._known(content, peers)
+        async with self._root_reader(cid, known, path) as reader:
+            # The name that a manifest gives is its publisher's word; what is in it shows itself.
+            name = ticket.name if ticket is not None and signed is None else None
+            opened = await look_inside(reader, path or name)
+            _, deltas = ways_to(cid, ticket, signed)
+            opened.comes_by(deltas, lambda delta: self._root_reader(delta, known))
+            if signed is not None:
+                opened.belongs_to(signed, self, peers)
+            yield opened
 
     async def _manifest_ref(
         self, ref: Ref, peers: Sequence[Multiaddr | str]

@@ -16,7 +16,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -30,31 +30,24 @@ from lattica._control_server import open_control
 from lattica._cutting import cutting
 from lattica._deadline import deadline
 from lattica._deltas import Deltas, DeltaUse, ways_to
+from lattica._finding import ObjectNotHere as ObjectNotHere
 from lattica._home import open_home
 from lattica._listen import default_addresses, remember
 from lattica._mdns import open_mdns
 from lattica._models import ModelCalls
 from lattica._nursery import private_nursery
-from lattica._opened import Opening, OpenObject, look_inside
 from lattica._origins import check_public, open_origins
-from lattica._private import (
-    check_ticket,
-    is_found_locally,
-    open_keys,
-    open_psk,
-    private_dht,
-    under_psk,
-)
-from lattica._reads import Lookup, usage_of, write_range
+from lattica._private import is_found_locally, open_keys, open_psk, private_dht, under_psk
+from lattica._read_calls import TooManyOpen as TooManyOpen
 from lattica._reference import destination_of, is_name, read_reference, source_of
 from lattica._report import FetchReporter, reporter
 from lattica._sealed import get_sealed, recipients_of, share_sealed
+from lattica._store_calls import StoreCalls
 from lattica._swarm import Swarms
 from lattica.cid import CID, HashFunction
 from lattica.content import (
     Compress,
     ExchangeLimits,
-    NoProvider,
     ObjectState,
     Selection,
     Store,
@@ -63,72 +56,35 @@ from lattica.content import (
     open_exchange,
 )
 from lattica.dht import open_dht
-from lattica.errors import (
-    InvalidInput,
-    LatticaError,
-    LimitExceeded,
-    NotFound,
-)
+from lattica.errors import InvalidInput
 from lattica.identity import Identity, PeerId
 from lattica.models import NameStore, cut_file
 from lattica.pubsub import open_pubsub
-from lattica.results import (
-    Collected,
-    Damaged,
-    Fetched,
-    Peer,
-    Phase,
-    Pong,
-    Preview,
-    Share,
-    SharedObject,
-    Source,
-    Status,
-    StoreUsage,
-    Verification,
-    preview_of,
-)
+from lattica.results import Fetched, Peer, Phase, Pong, Share, Source, Status
 from lattica.ticket import Ticket, fitting, is_plain_name
 from lattica.transport import Multiaddr, PeerInfo, open_mesh
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from lattica import content
     from lattica._control_server import ControlServer
     from lattica._home import Home
     from lattica.codec import Value
-    from lattica.content import Exchange, FetchEvent, ObjectReader, Origin, StoredObject
+    from lattica.content import Exchange, FetchEvent, Origin, StoredObject
     from lattica.dht import Dht, Rules
     from lattica.models import DeltaLink
     from lattica.private_swarm import SwarmKeyFile
     from lattica.pubsub import Pubsub, Subscription
-    from lattica.results import Announcement, ProgressCallback, RangeRead
+    from lattica.results import Announcement, ProgressCallback
     from lattica.transport import Connection, Mesh, Transport
 
 logger = logging.getLogger(__name__)
 
 VERSION = version("lattica-mesh")
-MAX_OPEN = 256  # objects held open by `await node.open(…)`: each has streams and a cache
 _EVERYTHING = Selection()
 _DELTA_PATIENCE_S = 5.0  # without anyone who has a delta; then another way is taken
-# Between lookups of providers; then the last again. Whoever shares it now is found within seconds.
-_LOOKUP_PAUSES_S = (0.5, 1.0, *(2.0,) * 30, 4.0, 8.0)
-
-
-class TooManyOpen(LimitExceeded):
-    """As many objects are open as one node holds."""
-
-    code = "too-many-open"
-    hint = "close some with `aclose`, or open them with `async with`"
-
-
-class ObjectNotHere(NotFound):
-    """This node does not hold the object."""
-
-    code = "not-here"
-    hint = "`lattica ls` lists what this node holds"
 
 
 @asynccontextmanager
@@ -253,7 +209,7 @@ async def open_node(
                 nursery.cancel_scope.cancel()
 
 
-class AsyncNode(ModelCalls):
+class AsyncNode(ModelCalls, StoreCalls):
     """A running node. Made by `open_node`; lives as long as its block.
 
     Attributes:
@@ -283,7 +239,7 @@ class AsyncNode(ModelCalls):
         self._home = home
         self._swarms = Swarms(mesh.peer_id, pubsub, self._complete_objects, nursery)
         self._deltas = Deltas(store, self._fetch_delta, self._root_reader)
-        self._nursery, self._open_objects = nursery, 0
+        self._nursery = nursery
         self._catalog = Catalog(mesh.identity, store, dht, names, home.trust, self._root_reader)
         self._use_origin = False
         self._started = trio.current_time()
@@ -610,257 +566,6 @@ class AsyncNode(ModelCalls):
             deltas=tuple(use.chain),
         )
 
-    async def preview(
-        self,
-        ref: Ticket | CID | str,
-        *,
-        peers: Sequence[Multiaddr | str] = (),
-        include: Sequence[str] = (),
-        exclude: Sequence[str] = (),
-        timeout: float | None = None,
-    ) -> Preview:
-        """Say what `get` would fetch, from the index alone. Arguments and errors as there."""
-        selection = Selection(tuple(include), tuple(exclude))
-        with deadline(timeout, f"look at {ref}"):
-            async with self.open(ref, peers=peers) as reader:
-                return preview_of(await reader.select(selection))
-        raise AssertionError  # a deadline that was missed has raised
-
-    def open(
-        self, ref: Ticket | CID | str, path: str = "", *, peers: Sequence[Multiaddr | str] = ()
-    ) -> Opening:
-        """Open an object, to read parts of its bytes or tensors: verified, from here or from peers.
-
-            async with node.open(ref) as model:   # open as long as the block
-            model = await node.open(ref)          # open until `await model.aclose()`
-
-        Only the leaves and index blocks are fetched that a read needs; they are remembered in
-        memory, up to a bound, and nothing is written to disk.
-
-        Args:
-            ref: a ticket or a CID.
-            path: which file, when the object is a directory.
-            peers: addresses of peers to ask beside those that are found.
-
-        Raises:
-            NotInObject: nothing is at `path`.
-            NoProvider, Unreachable, IntegrityError, InvalidInput: as `get`.
-        """
-        return Opening(self._opened(ref, path, peers), self._keep_open)
-
-    @asynccontextmanager
-    async def _opened(
-        self, ref: Ticket | CID | str, path: str, peers: Sequence[Multiaddr | str]
-    ) -> AsyncIterator[OpenObject]:
-        content, signed = await self._content_of(ref, peers)
-        _, ticket = read_reference(content)
-        cid, known = await self._known(content, peers)
-        async with self._root_reader(cid, known, path) as reader:
-            # The name that a manifest gives is its publisher's word; what is in it shows itself.
-            name = ticket.name if ticket is not None and signed is None else None
-            opened = await look_inside(reader, path or name)
-            _, deltas = ways_to(cid, ticket, signed)
-            opened.comes_by(deltas, lambda delta: self._root_reader(delta, known))
-            if signed is not None:
-                opened.belongs_to(signed, self, peers)
-            yield opened
-
-    async def _keep_open(self, manager: AbstractAsyncContextManager[OpenObject]) -> OpenObject:
-        """Hold an object open until it is closed, or the node ends."""
-        if self._open_objects >= MAX_OPEN:
-            raise TooManyOpen(f"{MAX_OPEN} objects are open")
-
-        async def hold(task_status: trio.TaskStatus[OpenObject]) -> None:
-            self._open_objects += 1
-            try:
-                async with manager as opened:
-                    task_status.started(opened)
-                    await opened._done.wait()
-            finally:
-                self._open_objects -= 1
-
-        opened: OpenObject = await self._nursery.start(hold)
-        return opened
-
-    @asynccontextmanager
-    async def _reader(
-        self, ref: Ticket | CID | str, path: str, peers: Sequence[Multiaddr | str]
-    ) -> AsyncIterator[ObjectReader]:
-        cid, known = await self._known(ref, peers)
-        async with self._root_reader(cid, known, path) as reader:
-            yield reader
-
-    async def _known(
-        self, ref: Ticket | CID | str, peers: Sequence[Multiaddr | str]
-    ) -> tuple[CID, list[PeerInfo]]:
-        """Return what `ref` names, and who is known to have it."""
-        cid, ticket = read_reference(ref)
-        check_ticket(ticket, self.swarm)
-        known = [PeerInfo(ticket.peer, ticket.addresses)] if ticket else []
-        return cid, known + [await self._peer_at(peer) for peer in peers]
-
-    @asynccontextmanager
-    async def _root_reader(
-        self, cid: CID, known: Sequence[PeerInfo], path: str = ""
-    ) -> AsyncIterator[ObjectReader]:
-        with self._explained():
-            async with (
-                self._lookup(cid, FetchReporter(None)) as more,
-                self.exchange.open(cid, path=path, providers=known, more=more) as reader,
-            ):
-                yield reader
-
-    async def read(
-        self,
-        ref: Ticket | CID | str,
-        offset: int,
-        length: int,
-        *,
-        path: str = "",
-        out: bytearray | memoryview | None = None,
-        peers: Sequence[Multiaddr | str] = (),
-        timeout: float | None = None,
-    ) -> bytes | memoryview:
-        """Return `length` bytes from `offset` of an object, or of the file at `path` in it.
-
-        For many reads of one object, `open` it: connections and index are then kept.
-
-        Args:
-            ref: as `open`.
-            path: as `open`.
-            peers: as `open`.
-            offset: in bytes.
-            length: in bytes; the range must lie in the file.
-            out: memory to read into instead; then a view of what was filled is returned.
-            timeout: seconds for all of it.
-
-        Raises:
-            RangeOutside: the range leaves the file.
-            Else as `open`.
-        """
-        cid, _ = read_reference(ref)
-        with deadline(timeout, f"read {cid}", cid):
-            async with self._reader(ref, path, peers) as reader:
-                if out is None:
-                    return await reader.read(offset, length)
-                return await reader.read(offset, length, out=out)
-        raise AssertionError  # a deadline that was missed has raised
-
-    async def read_to(
-        self,
-        ref: Ticket | CID | str,
-        offset: int,
-        length: int | None,
-        destination: Path | str,
-        *,
-        path: str = "",
-        peers: Sequence[Multiaddr | str] = (),
-        overwrite: bool = False,
-        timeout: float | None = None,
-    ) -> RangeRead:
-        """Write a range of an object (to its end, if `length` is None) into a file; see `read`.
-
-        Raises:
-            DestinationTaken: something stands at `destination`, and `overwrite` is not set.
-        """
-        cid, _ = read_reference(ref)
-        with deadline(timeout, f"read {cid}", cid):
-            async with self._reader(ref, path, peers) as reader:
-                return await write_range(reader, offset, length, destination, overwrite=overwrite)
-        raise AssertionError  # a deadline that was missed has raised
-
-    def objects(self) -> list[SharedObject]:
-        """Return what this node holds, oldest first."""
-        return [
-            SharedObject(
-                cid=stored.root,
-                name=stored.name,
-                path=stored.path,
-                kind=stored.kind,
-                size=stored.size,
-                state=stored.state,
-                added=stored.added,
-                pinned=stored.pinned,
-            )
-            for stored in self.store.objects()
-        ]
-
-    async def pin(self, ref: Ticket | CID | str, pinned: bool = True) -> None:
-        """Keep an object when the store needs room, or, with `pinned` False, no longer.
-
-        Raises:
-            ObjectNotHere: this node does not hold it.
-        """
-        cid, _ = read_reference(ref)
-        self._held(cid)
-        await trio.to_thread.run_sync(self.store.pin, cid, pinned)
-
-    async def usage(self) -> StoreUsage:
-        """Say what the store uses of the disk."""
-        return usage_of(await trio.to_thread.run_sync(self.store.usage))
-
-    async def collect_garbage(self) -> Collected:
-        """Forget objects whose files are gone, and delete what no object needs."""
-        freed, gone = await trio.to_thread.run_sync(self.store.collect)
-        for cid in gone:
-            self.dht.stop_providing(cid.multihash)
-        return Collected(freed, tuple(gone))
-
-    async def verify(
-        self,
-        ref: Ticket | CID | str,
-        *,
-        repair: bool = False,
-        peers: Sequence[Multiaddr | str] = (),
-        progress: ProgressCallback | None = None,
-        timeout: float | None = None,
-    ) -> Verification:
-        """Hash an object on disk again.
-
-        Args:
-            ref: a ticket or a CID.
-            repair: write what is damaged anew, in place, from peers: files become again what they
-                were when they were shared.
-            peers: with `repair`, addresses of peers to ask beside those that are found.
-            progress: called with `Progress` a few times a second.
-            timeout: seconds for all of it.
-
-        Raises:
-            ObjectNotHere: this node does not hold it.
-            NoProvider, Unreachable, IntegrityError: with `repair`, as `get`.
-        """
-        cid, ticket = read_reference(ref)
-        stored = self._held(cid)
-        with deadline(timeout, f"verify {cid}", cid):
-            count = reporter(progress, Phase.VERIFY, stored.size)
-
-            def checked(size: int) -> None:
-                trio.from_thread.check_cancelled()
-                trio.from_thread.run_sync(count, size)
-
-            repaired = 0
-            if repair:
-                known = [PeerInfo(ticket.peer, ticket.addresses)] if ticket else []
-                known += [await self._peer_at(peer) for peer in peers]
-                with self._explained():
-                    async with self._lookup(cid, FetchReporter(None)) as more:
-                        report, repaired = await self.exchange.repair(
-                            cid, providers=known, more=more, progress=checked
-                        )
-            else:
-                report = await trio.to_thread.run_sync(self.store.verify, cid, checked)
-        if report.damaged_count:
-            self.dht.stop_providing(cid.multihash)
-        damaged = tuple(
-            Damaged(item.cid, item.path, item.offset, item.length, item.reason)
-            for item in report.damaged
-        )
-        if repaired:
-            await self._provide()
-        return Verification(
-            cid, report.checked_bytes, report.damaged_count, damaged, repaired, report.differing
-        )
-
     # messages
 
     def subscribe(self, topic: str) -> AbstractAsyncContextManager[Subscription]:
@@ -885,12 +590,6 @@ class AsyncNode(ModelCalls):
 
     # behind
 
-    def _held(self, cid: CID) -> StoredObject:
-        stored = self.store.object(cid)
-        if stored is None:
-            raise ObjectNotHere(f"this node does not hold {cid}", cid=cid)
-        return stored
-
     def _complete_objects(self) -> list[StoredObject]:
         """*Slow.* Return what is here whole, and as it was."""
         self.store.look()
@@ -908,12 +607,6 @@ class AsyncNode(ModelCalls):
             return connection
         info = await self.dht.find_peer(wanted)
         return await self.mesh.connect(wanted, info.addresses if info else ())
-
-    async def _peer_at(self, address: Multiaddr | str) -> PeerInfo:
-        parsed = Multiaddr.parse(str(address))
-        if parsed.peer_id is not None:
-            return PeerInfo(parsed.peer_id, (parsed.without_peer(),))
-        return PeerInfo((await self.mesh.dial(parsed)).peer, (parsed,))
 
     async def _fetch(
         self,
@@ -965,59 +658,6 @@ class AsyncNode(ModelCalls):
                 progress=progress,
             )
         raise AssertionError  # nothing in there swallows an error
-
-    @asynccontextmanager
-    async def _lookup(self, cid: CID, report: FetchReporter) -> AsyncIterator[Lookup]:
-        """Give the peers that may hold an object; nobody is looked for until they are asked for."""
-        async with private_nursery() as nursery:
-            yield Lookup(nursery, lambda sender: self._look_for_providers(cid, sender, report))
-            nursery.cancel_scope.cancel()
-
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        """Say of a fetch that found nobody why that may be."""
-        try:
-            yield
-        except NoProvider as error:
-            if not self.mesh.connections():
-                error.hint = self._why_alone()
-            raise
-
-    def _why_alone(self) -> str:
-        tried = ", ".join(str(status.address) for status in self.dht.status().bootstrap)
-        if not tried:
-            return "this node knows nobody: name a peer with --bootstrap or --from"
-        return f"no bootstrap peer was reached ({tried}): check that it runs, and its address"
-
-    async def _look_for_providers(
-        self, cid: CID, sender: trio.MemorySendChannel[PeerInfo | None], report: FetchReporter
-    ) -> None:
-        """Ask the DHT again and again: it may not be joined yet, and providers come and go.
-
-        After each time that found all there are, None is sent: whoever waits for more may stop.
-        """
-        pauses = iter(_LOOKUP_PAUSES_S)
-        while True:
-            report.looking()
-            try:
-                async for info in self.dht.find_providers(cid.multihash):
-                    if info.peer != self.id:
-                        await sender.send(info)
-                status = self.dht.status()
-                if status.joined or not (status.peers or status.bootstrap):
-                    await sender.send(None)
-            except LatticaError as error:
-                logger.info("looking for providers of %s: %s", cid, error)
-            await trio.sleep(next(pauses, _LOOKUP_PAUSES_S[-1]))
-
-    async def _provide(self) -> None:
-        """Have the DHT told of all that is held whole; what it knows already it keeps."""
-        self.exchange.note_gains()
-        for root in self.store.take_evicted():
-            self.dht.stop_providing(root.multihash)
-        if self.dht.server:  # a visitor would leave records that outlive it
-            held = await trio.to_thread.run_sync(list, self.store.provided())
-            self.dht.keep_providing(held)
 
 
 def _texts(addresses: Sequence[Multiaddr | str] | None) -> tuple[str, ...] | None:

@@ -221,7 +221,7 @@ async def test_what_is_held_open_is_bounded_and_ends_with_the_node(
     lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save_file(make_state(1), tmp_path / "m.safetensors")
-    monkeypatch.setattr("lattica.node.MAX_OPEN", 2)
+    monkeypatch.setattr("lattica._read_calls.MAX_OPEN", 2)
     async with lab.node("a") as a:
         shared = await a.share(tmp_path / "m.safetensors")
         first, second = await a.open(shared.cid), await a.open(shared.cid)
