@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
     from lattica.identity import Identity
 
-    from ._simulation import Actor, Host, Simulation, Timer
+    from ._simulation import Actor, Clock as WallClock, Host, Simulation, Timer
 
 SCOPE = "/lattica/kad/1.0.0"  # the protocol that simulated nodes sign for
 _KEY_PREFIX = bytes((0x00, 0x24, 0x08, 0x01, 0x12, 0x20))  # of the peer ID of an Ed25519 key
@@ -99,6 +99,7 @@ class DhtWorld:
         network: str | None = None,
         kind: Callable[..., Actor] | None = None,
         start: bool = True,
+        clock: WallClock | None = None,
         **options: Any,
     ) -> PeerId:
         """Add a node, and return its peer ID.
@@ -109,6 +110,7 @@ class DhtWorld:
             network: the first three numbers of its address, `"50.60.70"`; its own if not given.
             kind: what makes it, instead of `SimulatedDht`; is handed the same.
             start: False: it is down until `Simulation.restart`.
+            clock: how wrong its clock is; right if not given.
             options: for whatever makes it.
         """
         rng = self.simulation.rng
@@ -119,7 +121,7 @@ class DhtWorld:
         self._addresses[peer], self._groups[peer] = (address,), ip_group(address)
         self._sizes[peer] = len(encode(_about(peer, (address,)))) - _EMPTY_BYTES
         build = partial(kind or SimulatedDht, world=self, bootstrap=tuple(bootstrap), **options)
-        self.simulation.add(peer, build, start=start)
+        self.simulation.add(peer, build, start=start, clock=clock)
         return peer
 
     def node(self, peer: PeerId) -> SimulatedDht:

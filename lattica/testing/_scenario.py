@@ -7,6 +7,7 @@ for what went wrong. It checks with `Run.check` and goes on, so that one run say
 from __future__ import annotations
 
 import hashlib
+import logging
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -152,11 +153,15 @@ class Scenario:
         """
         run = Run(seed, nodes if nodes is not None else self.nodes, on_trace=on_trace)
         started = time.perf_counter()
+        log, unheard = logging.getLogger("lattica"), logging.NullHandler()
+        log.addHandler(unheard)  # what simulated nodes warn of is for who has asked for a log
         try:
             self.play(run)
         except BaseException as error:
             error.add_note(f"replay: lattica sim {self.name} --seed {run.seed} --nodes {run.nodes}")
             raise
+        finally:
+            log.removeHandler(unheard)
         seconds = time.perf_counter() - started
         failures = tuple(run.failures)
         if run.failed > len(failures):

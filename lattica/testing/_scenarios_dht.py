@@ -14,6 +14,7 @@ from ._dht import DhtWorld, peer_near, random_peer
 from ._faults import Heal, Partition, churn
 from ._hostile import Eclipser, Forger, Gang, Stale, Withholder
 from ._scenario import Run, Scenario
+from ._simulation import Clock
 from .measure_dht import (
     OPERATION_SECONDS,
     get_values,
@@ -215,6 +216,32 @@ def writers(run: Run) -> None:
     run.check(least == run.nodes, f"a node reads {least} of {run.nodes} values")
 
 
+def clocks(run: Run) -> None:
+    """A third of the clocks are minutes off: values are read as long as they live, no longer."""
+    world = DhtWorld(run.simulation(), wire=False)
+    rng = world.simulation.rng
+    first = random_peer(rng)
+    for number in range(run.nodes):
+        off = rng.choice((-1, 1)) * rng.uniform(120.0, 540.0) if number % 3 == 2 else 0.0
+        bootstrap = [first] if number else []
+        world.add(peer=None if number else first, bootstrap=bootstrap, clock=Clock(off))
+    world.simulation.run(60.0)
+    nodes = world.nodes()
+    for number in range(LOOKUPS // 8):
+        key, author = b"/lattica/%d" % number, Identity(rng.randbytes(32))
+        writer = rng.choice(nodes)
+        item = writer.sign(author, key, number, ttl=120.0)
+        _, took = wait_for(world, partial(writer.put, key, item))
+        written = world.simulation.now
+        run.check(took > 0, f"{writer.peer} wrote what nobody kept")
+        for seconds, expected in ((0.0, [number]), (110.0, [number]), (121.0, [])):
+            world.simulation.run(max(0.0, written + seconds - world.simulation.now))
+            _, reading = wait_for(world, partial(rng.choice(nodes).get, key))
+            found = [each.value for each in reading.found(b"", author.peer_id)]
+            run.check(found == expected, f"after {seconds:.0f} s {found} is read, not {expected}")
+    run.figure("worst_skew", max(abs(node.clock.skew) for node in nodes))
+
+
 SCENARIOS = (
     Scenario("dht-join", join.__doc__ or "", 20, join),
     Scenario("dht-lookup", lookup.__doc__ or "", 200, lookup),
@@ -225,5 +252,6 @@ SCENARIOS = (
     Scenario("dht-eclipse", eclipse.__doc__ or "", 200, eclipse),
     Scenario("dht-writers", writers.__doc__ or "", 64, writers),
     Scenario("dht-halves", halves.__doc__ or "", 20, halves),
+    Scenario("dht-clocks", clocks.__doc__ or "", 20, clocks),
     Scenario("dht-restless", restless.__doc__ or "", 20, restless),
 )

@@ -84,6 +84,12 @@ def test_the_command_repeats_a_run() -> None:
     assert one["replay"] == "lattica sim dht-lookup --seed 5 --nodes 30"
 
 
+def test_what_simulated_nodes_warn_of_does_not_fill_the_screen() -> None:
+    done = lattica("dht-clocks", "--nodes", "12")
+    assert done.returncode == 0
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_the_command_shares_seeds_out_and_sums_up() -> None:
     report = lattica_json("dht-lookup", "--seeds", "1..4", "--nodes", "30", "--jobs", "2")
     assert (report["seeds"], report["ok"], report["failed"]) == (4, True, [])
