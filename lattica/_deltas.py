@@ -285,10 +285,25 @@ class Deltas:
         held = await trio.to_thread.run_sync(self._bases, links)
         if base is not None:
             held |= await bases_at(_absolute(base), links)
+        if any((one.path, one.root) != ("", root) for one in files):
+            files = await self._listed(root, files, known, use)
         for wanted in files:
             out = target / wanted.path if wanted.path else target
             await self._take(wanted, out, list(links), held, known, use)
         return use
+
+    async def _listed(
+        self, root: CID, files: Sequence[WantedFile], known: Sequence[PeerInfo], use: DeltaUse
+    ) -> list[WantedFile]:
+        """Return those files that the object itself has: a manifest can name any beside them."""
+        try:
+            async with self._open_root(root, known) as reader:
+                there = [WantedFile(one.path, one.root, one.size) for one in await reader.files()]
+        except LatticaError as error:
+            use.failures.append(f"no delta is of use, as {root} cannot be listed: {error}")
+            return []
+        said = {(one.path, one.root) for one in files}
+        return [one for one in there if (one.path, one.root) in said]
 
     async def _take(
         self,

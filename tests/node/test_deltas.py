@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 from lattica import _deltas
 from lattica.cid import CID, Codec
 from lattica.errors import LatticaError
-from lattica.models import CannotDelta, DeltaLink, read_delta
+from lattica.models import CannotDelta, DeltaLink, ManifestFile, read_delta
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -278,6 +278,25 @@ async def test_every_checkpoint_in_a_directory_has_a_delta_of_its_own(
         assert got.received_bytes < got.size / 50
         for path in folders[1].iterdir():
             assert (got.path / path.name).read_bytes() == path.read_bytes()
+
+
+async def test_files_that_an_object_has_not_are_not_made_by_deltas(lab: Lab, write: Write) -> None:
+    v1, v2 = write(1), write(2)
+    (lab.folder / "model").mkdir()
+    save_file({"w": np.ones(100, np.float32)}, lab.folder / "model" / "a.safetensors")
+    (lab.folder / "model" / "README").write_text("a model")
+    async with lab.node("seed") as seed, lab.node("peer") as peer:
+        await peer.get((await seed.share(v1)).ticket, lab.folder / "got1.safetensors")
+        share = await seed.share(v2, base=v1)
+        published = await seed.publish("m", lab.folder / "model")
+        honest = (await seed.manifest(published.cid)).manifest
+        planted = ManifestFile("planted.safetensors", share.size, share.cid)
+        deltas = share.ticket.deltas
+        lying = replace(honest, version=2, files=(*honest.files, planted), deltas=deltas)
+        ticket = seed._manifest_ticket(await seed._catalog.sign(lying))
+        got = await peer.get(ticket, lab.folder / "got")
+        assert got.deltas == ()
+        assert sorted(one.name for one in got.path.iterdir()) == ["README", "a.safetensors"]
 
 
 async def test_a_long_chain_is_spanned_from_anchor_to_anchor(

@@ -173,6 +173,16 @@ async def test_versions_count_up_under_a_name_whatever_the_parent_counts(lab: La
         assert [second.version, third.version] == [2, 3]
 
 
+async def test_versions_of_the_model_that_a_fork_was_made_from_are_not_its_own(lab: Lab) -> None:
+    async with lab.node("a") as a:
+        theirs = await a.publish("tiny", make_state())
+        await a.vouch(theirs.ticket)
+        rule = Rule(1, frozenset([Identity(bytes(32)).peer_id]))
+        await a.publish("fork", make_state(1), parent=theirs)
+        with pytest.raises(NotApproved):
+            await a.latest(f"{a.id}/fork", rule=rule)
+
+
 async def test_a_key_in_a_new_home_goes_on_with_its_names(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
