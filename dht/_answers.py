@@ -119,7 +119,7 @@ class Responder:
                 peers = self._closer(request, sender, address, exact=True)
                 return fit(Message(request.type, request.key, closer=tuple(peers)))
             case MessageType.GET_VALUE:
-                peers = self._closer(request, sender, address)
+                peers = [] if request.brief else self._closer(request, sender, address)
                 record = None
                 if self._keeper is not None:
                     record = self._keeper.get(request.key, now=wall, room=request.room)

@@ -85,7 +85,9 @@ class Client:
 
     # Lookups.
 
-    def new_lookup(self, key: bytes, wanted: int | None = None) -> Lookup:
+    def new_lookup(
+        self, key: bytes, wanted: int | None = None, *, until_certain: bool = False
+    ) -> Lookup:
         """Return a lookup for `key` that starts from our contacts. It does nothing by itself."""
         return Lookup(
             key,
@@ -94,6 +96,7 @@ class Client:
             now=trio.current_time(),
             patience=self._patience,
             wanted=wanted,
+            until_certain=until_certain,
             group_of=self.group_of,
         )
 

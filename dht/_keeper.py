@@ -65,6 +65,8 @@ class Keeper:
             return Message(MessageType.PUT_VALUE, key, newer, refusal=error.reason.value)
         if brought:
             self.on_put(key)
+        if request.brief:
+            return Message(MessageType.PUT_VALUE, key, brief=True)
         # The record comes back as it was: go-libp2p and js-libp2p take this for the proof.
         return Message(MessageType.PUT_VALUE, key, record)
 
@@ -150,7 +152,7 @@ def requests_for(namespaces: Namespaces, key: bytes, items: Sequence[Item]) -> l
     """Return the `PUT_VALUE` requests that carry `items`, each small enough for every peer."""
     rules = namespaces.rules(key)
     return [
-        Message(MessageType.PUT_VALUE, key, Record(key, rules.join(batch)))
+        Message(MessageType.PUT_VALUE, key, Record(key, rules.join(batch)), brief=True)
         for batch in _batches(items, PUT_BYTES - 2 * len(key))
     ]
 

@@ -61,6 +61,8 @@ class Lookup:
         paths: disjoint paths; 1 makes it a plain lookup.
         patience: deadlines; shared between lookups, which teach it.
         wanted: stop when so many providers were found. None: look until the nearest have answered.
+        until_certain: ask no more peers at once than it may take to be certain; see `is_certain`,
+            which the owner has to look at.
         group_of: the network an address belongs to, see `transport.ip_group`; None is not counted.
     """
 
@@ -88,6 +90,7 @@ class Lookup:
         "_started_at",
         "_stopped",
         "_surplus",
+        "_until_certain",
         "_waiting",
         "_wanted",
         "key",
@@ -106,6 +109,7 @@ class Lookup:
         paths: int = PATHS,
         patience: Patience | None = None,
         wanted: int | None = None,
+        until_certain: bool = False,
         group_of: Callable[[Multiaddr], bytes | None] = ip_group,
     ) -> None:
         self.key = key
@@ -125,7 +129,7 @@ class Lookup:
         self._asked = self._answered = self._hops = 0
         self._failures: Counter[str] = Counter()
         self._stopped: Outcome | None = None
-        self._wanted = wanted
+        self._wanted, self._until_certain = wanted, until_certain
         self._found: dict[PeerId, PeerInfo] = {}
         self._surplus: dict[PeerId, PeerInfo] = {}
         self.seed(seeds)
@@ -153,6 +157,8 @@ class Lookup:
         """Return the peers to ask now, and note them as asked. Each must end in a call below."""
         requests: list[PeerInfo] = []
         while self._stopped is None and self._in_flight < self._parallelism:
+            if self._until_certain and self._may_become_certain():
+                break
             found = self._next()
             if found is None:
                 break
@@ -290,6 +296,25 @@ class Lookup:
         answered = [each.group for each in nearest if each.state is State.ANSWERED]
         voices = answered.count(None) + len(set(answered) - {None})
         return 2 * voices > len(nearest)
+
+    def _may_become_certain(self) -> bool:
+        """Say whether those that are being asked are enough, if they answer in time."""
+        paths = self._paths_answered
+        for path, flying in enumerate(self._flying):
+            if flying:
+                paths |= 1 << path
+        if paths != self._paths_begun:
+            return False
+        count = voices = 0
+        groups: set[bytes] = set()
+        for candidate in islice(self._candidates, self._k):
+            count += 1
+            if candidate.state is State.ASKED or candidate.state is State.ANSWERED:
+                if candidate.group is None:
+                    voices += 1
+                else:
+                    groups.add(candidate.group)
+        return 2 * (voices + len(groups)) > count
 
     def path_of(self, peer: PeerId) -> int | None:
         """Return the path on which `peer` has answered, from 0; None: it has not, to any effect."""

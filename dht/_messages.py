@@ -31,7 +31,7 @@ MAX_ADDRESS = 256  # bytes of one address; a relayed WebTransport address has ab
 MAX_CACHED_PEER = 512  # bytes of a peer with its addresses that is remembered as it was read
 MAX_PEER_ID = 256  # bytes; the longest multihash that a peer ID may be has 130
 # Fields of ours, which others ignore.
-_ROOM, _CLOCK, _REFUSAL = 101, 102, 103
+_ROOM, _CLOCK, _REFUSAL, _BRIEF = 101, 102, 103, 104
 
 
 class MessageError(CodecError):
@@ -90,6 +90,8 @@ class Message:
         room: bytes that the sender of `GET_VALUE` reads in an answer; 0 where it does not say.
         clock: the time that the sender of a response has, in milliseconds since 1970; 0: not said.
         refusal: in a response to `PUT_VALUE`, why the value is not kept.
+        brief: in a request, that the record of `PUT_VALUE` need not come back, nor closer peers
+            with that of `GET_VALUE`; in a response to such a `PUT_VALUE`, that it is kept.
     """
 
     type: MessageType
@@ -100,6 +102,7 @@ class Message:
     room: int = 0
     clock: int = 0
     refusal: str = ""
+    brief: bool = False
 
 
 def encode(message: Message) -> bytes:
@@ -116,6 +119,7 @@ def encode(message: Message) -> bytes:
         (_ROOM, message.room or None),
         (_CLOCK, message.clock or None),
         (_REFUSAL, message.refusal.encode() or None),
+        (_BRIEF, 1 if message.brief else None),
     ]
     return _protobuf.encode(fields)
 
@@ -156,6 +160,7 @@ def _decode(data: bytes | bytearray | memoryview) -> Message:
         fields.integer(_ROOM),
         fields.integer(_CLOCK),
         refusal,
+        bool(fields.integer(_BRIEF)),
     )
 
 

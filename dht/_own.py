@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ class OwnEntries:
     def __init__(self) -> None:
         self._keys: dict[bytes, dict[bytes, Item]] = {}
         self._count = 0
+        self._first_expiry = math.inf  # nothing is over before
         self.changed: Callable[[bytes, bytes], object] = lambda _key, _place: None
 
     def __len__(self) -> int:
@@ -52,14 +54,22 @@ class OwnEntries:
                 return False
             self._count += 1
         self._keys.setdefault(key, {})[item.place] = item
+        self._first_expiry = min(self._first_expiry, item.expires)
         self.changed(key, item.place)
         return True
 
-    def expire(self, now: float) -> None:
-        """Forget what is over at `now`, in seconds since 1970."""
-        for key, item in list(self):
-            if item.expires <= now:
-                self.remove(key, item)
+    def expire(self, now: float) -> list[bytes]:
+        """Forget what is over at `now`, in seconds since 1970; returns the keys left with nothing.
+
+        It costs nothing until the first is over: who writes much calls this with each entry.
+        """
+        if now < self._first_expiry:
+            return []
+        over = [(key, item) for key, item in self if item.expires <= now]
+        for key, item in over:
+            self.remove(key, item)
+        self._first_expiry = min((item.expires for _, item in self), default=math.inf)
+        return [key for key in dict(over) if key not in self._keys]
 
     def remove(self, key: bytes, item: Item) -> None:
         """Forget `item`, unless something else stands in its place."""

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-ASK_SECONDS = 10.0  # for one peer to keep a value
-SLOW_SECONDS = 1.0  # so long are the last few waited for, once most have taken it
+ASK_SECONDS = 10.0  # for peers to keep what one request brings
+REST_SECONDS = 5.0  # for the others, once most have
 
 
 class Placer:
@@ -78,50 +78,24 @@ class Placer:
             return False
         return True
 
-    async def tell_all(
-        self, key: bytes, items: Sequence[Item], peers: Sequence[PeerInfo]
-    ) -> tuple[list[PeerId], Counter[str], int]:
-        """Put `items` to all; returns who took them, why others did not, and a newer sequence."""
-        told: list[PeerId] = []
-        refused: Counter[str] = Counter()
-        newer = 0
-        requests = requests_for(self._keeper.namespaces, key, items)
-        waiting = len(peers)
-
-        async def tell(peer: PeerInfo) -> None:
-            nonlocal newer, waiting
-            why, sequence = await self.tell_one(peer, key, requests, items)
-            if why is None:
-                told.append(peer.peer)
-            else:
-                refused[why] += 1
-                newer = max(newer, sequence)
-            waiting -= 1
-            if 2 * len(told) > len(peers):
-                nursery.cancel_scope.deadline = min(
-                    nursery.cancel_scope.deadline, trio.current_time() + SLOW_SECONDS
-                )
-
-        async with private_nursery() as nursery:
-            for peer in peers:
-                nursery.start_soon(tell, peer)
-        if waiting:
-            refused["slow"] += waiting
-        return told, refused, newer
+    def telling(self, key: bytes, items: Sequence[Item], peers: Sequence[PeerInfo]) -> Telling:
+        """Return what puts `items` to all of `peers` once it runs."""
+        return Telling(self, key, items, peers, requests_for(self._keeper.namespaces, key, items))
 
     async def tell_one(
         self, peer: PeerInfo, key: bytes, requests: Sequence[Message], items: Sequence[Item]
     ) -> tuple[str | None, int]:
-        """Put to one peer. Returns why it did not take it, and a newer sequence that it holds."""
+        """Put to one peer. Returns why it did not take it, and a newer sequence that it holds.
+
+        It waits for as long as the peer takes: give it a deadline.
+        """
         for request in requests:
-            answer: Message | str = "timed out"
-            with trio.move_on_after(ASK_SECONDS):
-                answer = await self._client.ask(peer, request)
+            answer = await self._client.ask(peer, request)
             if isinstance(answer, str):
                 return answer, 0
             if answer.refusal == Reason.STALE.value:
                 return answer.refusal, self._newer_in(key, answer, items)
-            if answer.refusal or answer.record is None:
+            if answer.refusal or (answer.record is None and not answer.brief):
                 return answer.refusal or "no-record", 0
         return None, 0
 
@@ -135,3 +109,59 @@ class Placer:
             (each.entry.sequence for each in valid if each.entry and each.place in places),
             default=0,
         )
+
+
+class Telling:
+    """Values on their way to some peers. They are there when most have them; `run` goes on.
+
+    More than half of all is as many as a reader asks at least (spec/dht.md §7.8), so that each
+    reader meets one of them.
+
+    Attributes:
+        peers: who is told.
+        told: who of them took everything.
+        refused: how many did not, by why.
+        newer: the greatest sequence that one of them holds in a place that was put to; or 0.
+        settled: set once most have taken it, and at the end.
+    """
+
+    def __init__(
+        self,
+        placer: Placer,
+        key: bytes,
+        items: Sequence[Item],
+        peers: Sequence[PeerInfo],
+        requests: Sequence[Message],
+    ) -> None:
+        """Use `Placer.telling`."""
+        self.peers = peers
+        self.told: list[PeerId] = []
+        self.refused: Counter[str] = Counter()
+        self.newer = 0
+        self.settled = trio.Event()
+        self._placer, self._key, self._items, self._requests = placer, key, items, requests
+
+    async def run(self) -> None:
+        """Tell all of them, and wait for the last, though not long once most have taken it."""
+        try:
+            async with private_nursery() as nursery:
+                scope = nursery.cancel_scope
+                scope.deadline = trio.current_time() + ASK_SECONDS * len(self._requests)
+                for peer in self.peers:
+                    nursery.start_soon(self._tell, peer, scope)
+            waiting = len(self.peers) - len(self.told) - self.refused.total()
+            if waiting:
+                self.refused["timed out"] += waiting
+        finally:
+            self.settled.set()
+
+    async def _tell(self, peer: PeerInfo, scope: trio.CancelScope) -> None:
+        why, sequence = await self._placer.tell_one(peer, self._key, self._requests, self._items)
+        if why is not None:
+            self.refused[why] += 1
+            self.newer = max(self.newer, sequence)
+            return
+        self.told.append(peer.peer)
+        if 2 * len(self.told) > len(self.peers) and not self.settled.is_set():
+            scope.deadline = min(scope.deadline, trio.current_time() + REST_SECONDS)
+            self.settled.set()

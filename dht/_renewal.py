@@ -157,11 +157,8 @@ class Renewal:
             self._changed.set()
 
     def _forget_expired(self) -> None:
-        before = self.own.keys
-        self.own.expire(self._clock.now())
-        for key in before:
-            if not self.own.of(key):
-                self._schedule.remove(key)
+        for key in self.own.expire(self._clock.now()):
+            self._schedule.remove(key)
 
     async def _renew(self, key: bytes) -> None:
         told = False
@@ -186,5 +183,6 @@ class Renewal:
         peers = await self._placer.holders_of(key)
         if not items:
             return False
-        told, _, _ = await self._placer.tell_all(key, items, peers)
-        return bool(told)
+        telling = self._placer.telling(key, items, peers)
+        await telling.run()
+        return bool(telling.told)

@@ -59,6 +59,7 @@ class Requester:
         self._idle: OrderedDict[Stream, float] = OrderedDict()
         self._idle_of: dict[PeerId, list[Stream]] = {}
         self._kept = trio.Event()
+        self._encoded: tuple[Message, bytes] | None = None  # the last request: many are sent it
 
     async def ask(self, peer: PeerInfo, request: Message) -> Reply:
         """Send `request` and return the answer. Cancelled, its stream is reset.
@@ -114,7 +115,7 @@ class Requester:
 
     async def _exchange(self, stream: Stream, before: Sequence[bytes], request: Message) -> Reply:
         try:
-            for batch in _batches((*before, frame(encode(request)))):
+            for batch in _batches((*before, self._frame(request))):
                 await stream.send_all(batch)
             answer = _read(await stream.receive_message(MAX_MESSAGE), request, stream)
             self._note_names(answer, stream.connection.remote_address)
@@ -123,6 +124,11 @@ class Requester:
             raise
         self._put_back(stream)
         return Reply(answer, stream.connection.remote_address)
+
+    def _frame(self, request: Message) -> bytes:
+        if self._encoded is None or self._encoded[0] is not request:
+            self._encoded = request, frame(encode(request))
+        return self._encoded[1]
 
     def _note_names(self, answer: Message, where: Multiaddr) -> None:
         if ip_group(where) is not None:
@@ -167,6 +173,8 @@ def _read(data: bytes | None, request: Message, stream: Stream) -> Message:
     if answer.type is not request.type:
         asked, got = request.type.name, answer.type.name
         raise MessageError(f"{peer} answers {got} to {asked}", peer=peer)
+    if not answer.closer and not answer.providers:
+        return answer
     where = stream.connection.remote_address
     return replace(
         answer,

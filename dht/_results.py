@@ -147,8 +147,9 @@ class PutResult(Result):
         sequence: the number that makes it newer than what stood there; 0 where not signed.
         expires: until when it stands, in seconds since 1970.
         asked: peers that were to keep it.
-        holders: who keeps it now; this node counts, where it is among the nearest to the key.
-        refused: how many of the others did not, by why.
+        holders: how many keep it by now: more than half of those asked, while the rest are still
+            being told. This node counts, where it is among the nearest to the key.
+        refused: how many did not by now, by why.
         seconds: how long it took.
     """
 

@@ -52,35 +52,36 @@ class Serving:
             raise TooManyStreams(f"limit {SERVED_STREAMS_PER_PEER} DHT streams", peer=peer)
         self.streams[peer] += 1
         try:
-            while await self._serve_one(stream):
-                pass
+            await self._serve_all(stream)
         finally:
             self.streams[peer] -= 1
             if not self.streams[peer]:
                 del self.streams[peer]
 
-    async def _serve_one(self, stream: Stream) -> bool:
-        """Answer one request; says whether there may be another."""
-        data: bytes | None = None
-        with trio.move_on_after(SERVED_IDLE_SECONDS):
-            data = await stream.receive_message(MAX_MESSAGE)
-        if data is None:
-            return False
-        answer = self._responder.answer(
-            decode(data),
-            sender=stream.peer,
-            address=stream.connection.remote_address,
-            now=trio.current_time(),
-            wall=self._clock.now(),
-        )
-        if answer is not None:
-            answer = replace(answer, clock=int(self._clock.wall() * 1000))
-            with trio.move_on_after(SEND_SECONDS) as sending:
-                await stream.send_message(encode(answer))
-            if sending.cancelled_caught:
-                stream.reset()
-                return False
-        return True
+    async def _serve_all(self, stream: Stream) -> None:
+        # One scope for all: to make one costs as much as to read a request.
+        is_sending = False
+        with trio.CancelScope() as scope:
+            while True:
+                scope.deadline = trio.current_time() + SERVED_IDLE_SECONDS
+                data = await stream.receive_message(MAX_MESSAGE)
+                if data is None:
+                    return
+                answer = self._responder.answer(
+                    decode(data),
+                    sender=stream.peer,
+                    address=stream.connection.remote_address,
+                    now=trio.current_time(),
+                    wall=self._clock.now(),
+                )
+                if answer is not None:
+                    scope.deadline = trio.current_time() + SEND_SECONDS
+                    is_sending = True
+                    answer = replace(answer, clock=int(self._clock.wall() * 1000))
+                    await stream.send_message(encode(answer))
+                    is_sending = False
+        if is_sending:
+            stream.reset()
 
 
 class MeshDirectory:

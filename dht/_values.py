@@ -1,7 +1,8 @@
 """Putting values, and getting them back, whoever lies. The rules are pure and elsewhere.
 
-A value goes to the k peers nearest to its key. A reader asks those peers, checks each answer by
-itself, and takes the newest valid entry of each place: one honest holder is enough for it, and a
+A value goes to the k peers nearest to its key, and is put once more than half of them have it; the
+rest are told meanwhile, and again when it is renewed. A reader asks those peers, checks each answer
+by itself, and takes the newest valid entry of each place: one honest holder is enough for it, and a
 forger cannot add anything. It stops once more than half of the nearest have answered, so that a
 minority that holds back what is newest changes nothing. Peers that should hold something newer are
 told it.
@@ -21,6 +22,7 @@ from lattica.errors import CodecError, InvalidInput, Unreachable
 from ._keeper import requests_for
 from ._messages import MAX_MESSAGE, Message, MessageType
 from ._namespaces import MAX_VALUES, Item, SignedEntries, ValueRefused
+from ._placing import ASK_SECONDS
 from ._reading import Reading
 from ._records import (
     MAX_SEQUENCE,
@@ -42,12 +44,13 @@ if TYPE_CHECKING:
     from ._clock import Clock
     from ._keeper import Keeper
     from ._lookup import Lookup
-    from ._placing import Placer
+    from ._placing import Placer, Telling
     from ._renewal import Renewal
 
 _log = logging.getLogger(__name__)
 
 TTL = 24 * 3600.0  # seconds that a value lives where its writer does not say
+TELLINGS = 64  # values on their way to the last of their holders; beyond them a put waits for all
 REPAIRS = 16  # peers being told something newer at once; beyond them, another reader will
 
 
@@ -117,7 +120,7 @@ class Values:
         self._placer, self._renewal = placer, renewal
         self._server, self._first_contact, self._nursery = server, first_contact, nursery
         self._namespaces = keeper.namespaces
-        self._repairs = 0
+        self._repairs = self._tellings = 0
         self._writing: WeakValueDictionary[tuple[bytes, bytes], trio.Lock] = WeakValueDictionary()
 
     # Putting.
@@ -137,13 +140,18 @@ class Values:
         started = trio.current_time()
         peers = await self._placer.holders_of(key)
         self._clock.check()
-        item = self._make(key, packed, ttl, subkey)
-        told, refused, newer = await self._placer.tell_all(key, [item], peers)
-        if newer:
+
+        def make(above: int = 0) -> Item:
+            return self._make(key, packed, ttl, subkey, above=above)
+
+        item = make()
+        telling = await self._tell_most(key, item, peers, make)
+        if telling.newer:
             # A sequence beyond ours: this node has written here before, and has forgotten it.
-            item = self._make(key, packed, ttl, subkey, above=newer)
-            told, refused, _ = await self._placer.tell_all(key, [item], peers)
-        holders = len(told) + self._placer.keep(key, item, peers)
+            item = make(telling.newer)
+            telling = await self._tell_most(key, item, peers, make)
+        refused = telling.refused
+        holders = len(telling.told) + self._placer.keep(key, item, peers)
         if not holders:
             self._renewal.forget(key, item)
             raise NotStored(_why_not_stored(key, peers, refused), dict(refused))
@@ -159,6 +167,40 @@ class Values:
             refused=dict(refused),
             seconds=trio.current_time() - started,
         )
+
+    async def _tell_most(
+        self, key: bytes, item: Item, peers: Sequence[PeerInfo], make: Callable[[int], Item]
+    ) -> Telling:
+        """Put `item` to all; returns when most have it. The rest are told in the background."""
+        telling = self._placer.telling(key, [item], peers)
+        if self._tellings >= TELLINGS:
+            await telling.run()
+            return telling
+        scope = trio.CancelScope()
+
+        async def run() -> None:
+            try:
+                with scope:
+                    await telling.run()
+                    if telling.newer and is_background and self._is_latest(key, item):
+                        # The few who hold something newer would be believed by each reader.
+                        await self._placer.telling(key, [make(telling.newer)], peers).run()
+            finally:
+                self._tellings -= 1
+
+        is_background = False
+        self._tellings += 1
+        self._nursery.start_soon(run)
+        try:
+            await telling.settled.wait()
+        except trio.Cancelled:
+            scope.cancel()
+            raise
+        is_background = not telling.newer
+        return telling
+
+    def _is_latest(self, key: bytes, item: Item) -> bool:
+        return self._renewal.own.item(key, item.place) is item
 
     def _check(self, key: bytes, value: codec.Value, ttl: float, subkey: bytes) -> bytes:
         """Return the value as it travels. All that can be wrong with it is said here, at once."""
@@ -229,7 +271,7 @@ class Values:
         if self._server():
             reading.take(self._mesh.peer_id, self._keeper.store.items(key, now=self._clock.now()))
         await self._first_contact()
-        lookup = self._client.new_lookup(key)
+        lookup = self._client.new_lookup(key, until_certain=True)
 
         def heard(peer: PeerId, answer: Message) -> None:
             value = answer.record.value if answer.record is not None else None
@@ -237,7 +279,12 @@ class Values:
 
         await self._client.walk(
             lookup,
-            Message(MessageType.GET_VALUE, key, room=MAX_MESSAGE),
+            Message(
+                MessageType.GET_VALUE,
+                key,
+                room=MAX_MESSAGE,
+                brief=self._client.table.holds_everybody(trio.current_time()),
+            ),
             heard=heard,
             enough=lookup.is_certain,
         )
@@ -274,9 +321,10 @@ class Values:
     async def _bring(self, peer: PeerInfo, key: bytes, items: Sequence[Item]) -> None:
         try:
             requests = requests_for(self._namespaces, key, items)
-            why, _ = await self._placer.tell_one(peer, key, requests, items)
-            if why is not None:
-                _log.debug("%s was not told what it lacks: %s", peer.peer, why)
+            with trio.move_on_after(ASK_SECONDS * len(requests)):
+                why, _ = await self._placer.tell_one(peer, key, requests, items)
+                if why is not None:
+                    _log.debug("%s was not told what it lacks: %s", peer.peer, why)
         finally:
             self._repairs -= 1
 

@@ -270,7 +270,8 @@ class Dht:
 
         It takes the place of what this node has put under the same key and subkey. The nearest
         peers keep it; this node puts it again, to those that have become the nearest, until its
-        time is over. Cancelled, it may have reached some of them.
+        time is over. It returns when more than half of them have it, as many as a reader asks; the
+        rest are told in the background. Cancelled, it may have reached some of them.
 
         Args:
             key: `/lattica/…`; text is its UTF-8.

@@ -19,9 +19,12 @@ _Value = int | bytes
 _T = TypeVar("_T")
 MAX_FIELDS = 65_536  # per message: bounds what a small hostile message makes us allocate
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_SINGLE_BYTES = [bytes((value,)) for value in range(0x80)]
 
 
 def _varint(value: int) -> bytes:
+    if value < 0x80:
+        return _SINGLE_BYTES[value]
     out = bytearray()
     while value > 0x7F:
         out.append(value & 0x7F | 0x80)
@@ -89,14 +92,17 @@ class Message:
 
 def decode(data: bytes | bytearray | memoryview) -> Message:
     """Read a whole message. Raises CodecError for anything that is not one."""
-    view = memoryview(data)
+    view = bytes(data)  # slices of bytes are what the result is made of
+    end = len(view)
     fields: dict[int, list[_Value]] = {}
     offset = count = 0
-    while offset < len(view):
+    while offset < end:
         count += 1
         if count > MAX_FIELDS:
             raise CodecError(f"protobuf message with more than {MAX_FIELDS} fields")
-        key, offset = _read_varint(view, offset)
+        key, offset = view[offset], offset + 1
+        if key >= 0x80:
+            key, offset = _read_varint(view, offset - 1)
         number, wire_type = key >> 3, key & 7
         if number == 0:
             raise CodecError("protobuf field number 0")
@@ -106,19 +112,20 @@ def decode(data: bytes | bytearray | memoryview) -> Message:
             continue
         if wire_type == _BYTES:
             size, offset = _read_varint(view, offset)
+            if size > end - offset:
+                raise CodecError(f"protobuf field {number} of {size} bytes is cut short")
+            fields.setdefault(number, []).append(view[offset : offset + size])
         elif wire_type in (_FIXED64, _FIXED32):
             size = 8 if wire_type == _FIXED64 else 4
+            if size > end - offset:
+                raise CodecError(f"protobuf field {number} of {size} bytes is cut short")
         else:
             raise CodecError(f"protobuf wire type {wire_type}")
-        if size > len(view) - offset:
-            raise CodecError(f"protobuf field {number} of {size} bytes is cut short")
-        if wire_type == _BYTES:
-            fields.setdefault(number, []).append(bytes(view[offset : offset + size]))
         offset += size
     return Message(fields)
 
 
-def _read_varint(data: memoryview, offset: int) -> tuple[int, int]:
+def _read_varint(data: bytes, offset: int) -> tuple[int, int]:
     if offset < len(data) and data[offset] < 0x80:  # nearly all of them: keys and short lengths
         return data[offset], offset + 1
     value = shift = 0

@@ -216,7 +216,12 @@ def read_dht_message(case: Case) -> object:
             }
             for peer in peers
         ]
-    ours = {"room": message.room, "clock": message.clock, "refusal": message.refusal}
+    ours = {
+        "room": message.room,
+        "clock": message.clock,
+        "refusal": message.refusal,
+        "brief": message.brief,
+    }
     return fields | {name: value for name, value in ours.items() if value}
 
 

@@ -324,7 +324,7 @@ class SimulatedDht:
         """Look for the values of `key`, and bring those who lack some what they should have."""
         reading = Reading(self.keeper, key)
         reading.take(self.peer, self.keeper.store.items(key, now=self.clock.now()))
-        lookup = self.new_lookup(key)
+        lookup = self.new_lookup(key, until_certain=True)
 
         def hear(peer: PeerId, answer: Message) -> None:
             value = answer.record.value if answer.record is not None else None
@@ -339,7 +339,9 @@ class SimulatedDht:
         request = Message(MessageType.GET_VALUE, key, room=MAX_MESSAGE)
         Walk(self, lookup, request, finish, heard=hear, enough=lookup.is_certain)
 
-    def new_lookup(self, key: bytes, *, wanted: int | None = None) -> Lookup:
+    def new_lookup(
+        self, key: bytes, *, wanted: int | None = None, until_certain: bool = False
+    ) -> Lookup:
         """Return a lookup for `key` that starts from our contacts."""
         nearest = self.table.closest(position(key), K, failing=True)
         return Lookup(
@@ -349,6 +351,7 @@ class SimulatedDht:
             now=self.host.now,
             patience=self._patience,
             wanted=wanted,
+            until_certain=until_certain,
         )
 
     # Asking others.
@@ -629,7 +632,7 @@ class _Told:
             self._done(False)
             return
         self._node.meet(self._peer)
-        if answer.refusal or answer.record is None:
+        if answer.refusal or (answer.record is None and not answer.brief):
             self._done(False)
         elif self._requests:
             self._next()

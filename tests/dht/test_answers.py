@@ -97,6 +97,11 @@ def test_the_nearest_contacts_are_named_nearest_first() -> None:
     assert set(kinds.values()) <= {ConnectionType.CONNECTED, ConnectionType.NOT_CONNECTED}
 
 
+def test_who_asks_for_a_value_and_no_peers_is_named_none() -> None:
+    assert Node().names(Message(MessageType.GET_VALUE, KEY)) != []
+    assert Node().names(Message(MessageType.GET_VALUE, KEY, brief=True)) == []
+
+
 def test_a_peer_is_not_told_about_itself() -> None:
     node = Node()
     node.table.add(SENDER, now=0.0)

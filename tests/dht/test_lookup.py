@@ -413,6 +413,25 @@ def test_what_two_networks_have_named_is_no_hearsay_any_more() -> None:
         assert len(lookup.next_requests(0.1)) == asked
 
 
+def test_who_wants_certainty_alone_asks_no_more_until_some_are_late_or_fail() -> None:
+    peers = nearest(some_peers(9), b"key")
+    lookup = Lookup(b"key", local=LOCAL, seeds=infos(peers), now=0.0, until_certain=True)
+    first = [info.peer for info in lookup.next_requests(0.0)]
+    assert len(first) == 5
+    assert lookup.next_requests(0.0) == []
+    assert not lookup.finished
+    lookup.fail(first[0], "lost", now=0.1)
+    (second,) = lookup.next_requests(0.1)
+    assert second.peer not in first
+    assert lookup.handle_timeout(lookup.next_timeout()) == []  # all five are slow
+    assert len(lookup.next_requests(1.0)) == 3  # of the nine, one failed; these are all there are
+    for peer in [*first[1:], second.peer]:
+        assert not lookup.is_certain()
+        lookup.receive(peer, [], now=1.1)
+    assert lookup.is_certain()
+    assert lookup.next_requests(1.1) == []
+
+
 def test_of_one_network_only_a_few_answers_count() -> None:
     crowd = some_peers(30)
     lookup = Lookup(b"key", local=LOCAL, seeds=infos(crowd), now=0.0)

@@ -78,7 +78,12 @@ def as_json(message: Message) -> dict[str, Any]:
         }
     out["closer"] = [peer(entry) for entry in message.closer]
     out["providers"] = [peer(entry) for entry in message.providers]
-    ours = {"room": message.room, "clock": message.clock, "refusal": message.refusal}
+    ours = {
+        "room": message.room,
+        "clock": message.clock,
+        "refusal": message.refusal,
+        "brief": message.brief,
+    }
     return out | {name: value for name, value in ours.items() if value}
 
 

@@ -7,6 +7,7 @@ import logging
 import random
 import tracemalloc
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -26,6 +27,7 @@ from lattica.dht._clock import Clock
 from lattica.dht._keeper import MAX_INVALID, MAX_PUT, PUT_BYTES, Keeper, requests_for
 from lattica.dht._messages import MAX_ANSWER, Message, MessageType, Record, decode, encode
 from lattica.dht._namespaces import Item, Reason
+from lattica.dht._own import OwnEntries
 from lattica.dht._record_store import RecordStore, StoreLimits
 from lattica.dht._records import (
     MAX_ENTRIES,
@@ -105,6 +107,29 @@ def test_entries_of_different_authors_and_subkeys_stand_side_by_side() -> None:
         answer = kept.put(put(one), now=NOW)
         assert answer.record == Record(KEY, encode_set([one]))
     assert len(held(kept)) == 6
+
+
+def test_who_asks_for_a_short_answer_is_told_in_a_word_that_it_is_kept() -> None:
+    kept = keeper()
+    one = entry("here")
+    answer = kept.put(replace(put(one), brief=True), now=NOW)
+    assert answer == Message(MessageType.PUT_VALUE, KEY, brief=True)
+    assert held(kept) == ["here"]
+    refused = kept.put(replace(put(forged(one)), brief=True), now=NOW)
+    assert (refused.brief, refused.refusal) == (False, "invalid")
+
+
+def test_own_entries_leave_when_they_are_over_and_name_the_keys_that_have_none_left() -> None:
+    own, namespaces = OwnEntries(), Namespaces({}, scope=SCOPE)
+    for key, subkey, ttl in ((KEY, b"a", 10), (KEY, b"b", 20), (b"/lattica/c", b"", 10)):
+        encoded = entry(1, key=key, subkey=subkey, ttl=ttl).encoded
+        own.add(key, namespaces.read(key, encoded, now=NOW))
+    created = entry(1).created_ms / 1000
+    assert own.expire(created + 9) == []
+    assert own.expire(created + 10) == [b"/lattica/c"]
+    assert len(own) == 1
+    assert own.expire(created + 20) == [KEY]
+    assert len(own) == 0
 
 
 @given(st.permutations(range(12)))

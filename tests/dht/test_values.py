@@ -22,6 +22,7 @@ from lattica.dht._messages import Message, MessageType, Record
 from lattica.dht._record_store import RecordStore
 from lattica.dht._records import Entry, decode_set, encode_set, sign_entry
 from lattica.dht._renewal import HAND_ON_SECONDS, HandOn
+from lattica.dht._values import TELLINGS
 from lattica.errors import InvalidInput
 from lattica.transport import PeerInfo
 from tests.dht.conftest import EPOCH
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from trio.testing import MockClock
 
     from lattica.codec import Value
-    from tests.dht.conftest import Swarm
+    from tests.dht.conftest import Node, Swarm
 
 KEY = "/lattica/greeting"
 
@@ -389,3 +390,79 @@ async def test_two_swarms_share_no_value_and_no_route(
     carried = ours.dht._keeper.get(KEY.encode(), now=0.0)
     request = Message(MessageType.PUT_VALUE, KEY.encode(), carried)
     assert theirs.dht._keeper.put(request, now=EPOCH).refusal == "invalid"
+
+
+def _slow_down(writer: Node, others: list[Node]) -> None:
+    """Have requests of `writer` take two seconds to reach some others."""
+    client, slow = writer.dht._client, {node.peer for node in others}
+    ask = client.ask
+
+    async def ask_slowly(peer: PeerInfo, request: Message) -> Message | str:
+        if peer.peer in slow:
+            await trio.sleep(2.0)
+        return await ask(peer, request)
+
+    client.ask = ask_slowly  # type: ignore[method-assign]
+
+
+async def test_a_put_is_over_when_most_have_it_and_the_rest_are_told_all_the_same(
+    autojump_clock: MockClock, swarm: Swarm
+) -> None:
+    nodes = await swarm.start_many(8)
+    last = nodes[1:4]
+    _slow_down(nodes[0], last)
+    started = trio.current_time()
+    put = await nodes[0].dht.put(KEY, "here")
+    assert trio.current_time() - started < 0.5
+    assert (put.asked, put.holders, put.refused) == (7, 5, {})
+    assert [node.dht.status().values for node in last] == [0, 0, 0]
+    await trio.sleep(3.0)
+    assert [node.dht.status().values for node in nodes] == [1] * 8
+
+
+async def test_with_too_many_values_on_their_way_a_put_waits_for_all_of_its_holders(
+    autojump_clock: MockClock, swarm: Swarm
+) -> None:
+    nodes = await swarm.start_many(8)
+    _slow_down(nodes[0], nodes[1:4])
+    waited = []
+    for number in range(TELLINGS + 1):
+        started = trio.current_time()
+        await nodes[0].dht.put(f"{KEY}/{number}", number)
+        waited.append(trio.current_time() - started > 0.5)
+    assert waited == [False] * TELLINGS + [True]
+
+
+async def test_a_sequence_that_only_a_slow_holder_has_is_passed_in_the_background(
+    autojump_clock: MockClock, swarm: Swarm
+) -> None:
+    nodes = await swarm.start_many(4)
+    writer, slow = nodes[1], nodes[3]
+    namespaces = slow.dht._keeper.namespaces
+    now = EPOCH + trio.current_time()
+    entry = sign_entry(
+        swarm.identity(2),
+        scope=namespaces.scope,
+        key=KEY.encode(),
+        value=codec.pack("forgotten"),
+        sequence=1 << 60,
+        created_ms=int(now * 1000),
+        expires_ms=int(now * 1000) + 600_000,
+    )
+    item = namespaces.read(KEY.encode(), entry.encoded, now=now)
+    slow.dht._keeper.store.add(KEY.encode(), item, now=now)
+    _slow_down(writer, [slow])
+    assert (await writer.dht.put(KEY, "new")).sequence < 1 << 60
+    await trio.sleep(10.0)
+    for node in nodes:
+        assert (await node.dht.get(KEY)).value == "new"
+
+
+async def test_a_get_asks_no_more_than_it_takes_to_be_certain(
+    autojump_clock: MockClock, swarm: Swarm
+) -> None:
+    nodes = await swarm.start_many(8)
+    await nodes[1].dht.put(KEY, "here")
+    await trio.sleep(1.0)
+    got = await nodes[7].dht.get(KEY)
+    assert (got.value, got.asked, got.complete) == ("here", 4, True)
