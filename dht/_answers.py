@@ -30,7 +30,7 @@ from ._messages import (
     fit,
 )
 from ._providers import MAX_PROVIDER_KEY
-from ._reach import leads_there
+from ._reach import leads_there, needed_at, reach
 
 if TYPE_CHECKING:
     import random
@@ -40,9 +40,11 @@ if TYPE_CHECKING:
 
     from ._keeper import Keeper
     from ._providers import ProviderStore, ProvideSchedule
+    from ._reach import Reach
     from ._table import RoutingTable
 
 
+MAX_DESCRIBED = 1024  # peers whose description is kept, to be told again
 MAX_ROOM = MAX_VALUE + MAX_ANSWER  # bytes of an answer that carries a value, to who reads as many
 
 
@@ -81,6 +83,7 @@ class Responder:
     ) -> None:
         self._table, self._store, self._schedule = table, store, schedule
         self._directory, self._rng, self._keeper = directory, rng, keeper
+        self._described: dict[tuple[PeerId, Reach], tuple[Sequence[Multiaddr], Peer]] = {}
 
     def answer(
         self,
@@ -193,8 +196,18 @@ class Responder:
                 return
 
     def _describe(self, peer: PeerId, asker: Multiaddr) -> Peer:
-        known = self._directory.addresses(peer)
-        addresses = tuple(address for address in known if leads_there(address, asker))
+        # The same contacts are told again and again, and rarely move.
+        needed, known = needed_at(asker), tuple(self._directory.addresses(peer))
         connected = self._directory.is_connected(peer)
         kind = ConnectionType.CONNECTED if connected else ConnectionType.NOT_CONNECTED
-        return Peer(PeerInfo(peer, addresses), kind)
+        at, told = self._described.get((peer, needed), _NOT_DESCRIBED)
+        if told is not None and at == known and told.connection is kind:
+            return told
+        told = Peer(PeerInfo(peer, tuple(each for each in known if reach(each) >= needed)), kind)
+        if len(self._described) >= MAX_DESCRIBED:
+            self._described.clear()
+        self._described[peer, needed] = known, told
+        return told
+
+
+_NOT_DESCRIBED: tuple[tuple[Multiaddr, ...], None] = ((), None)

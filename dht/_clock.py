@@ -65,12 +65,13 @@ class Clock:
     def __init__(self, wall: Callable[[], float]) -> None:
         self.wall = wall
         self._said: OrderedDict[PeerId, _Said] = OrderedDict()
-        self._usual = self._skew = 0.0  # medians of what is said, with our own among it and not
+        self._medians: tuple[float, float] | None = None  # of what is said, with ours and without
         self._noted = False
 
     def now(self) -> float:
         """Return the time, in seconds since 1970, as most clocks around have it."""
-        return self.wall() + (self._usual if abs(self._usual) <= MAX_SKEW else 0.0)
+        usual, _ = self._offsets()
+        return self.wall() + (usual if abs(usual) <= MAX_SKEW else 0.0)
 
     def observe(
         self,
@@ -93,9 +94,8 @@ class Clock:
                 del self._said[beside[0]]
         if len(self._said) > _PEERS:
             self._said.popitem(last=False)
-        offsets = [said.offset for said in self._said.values()]
-        self._usual = _median((0.0, *offsets))
-        skew = self._skew = -_median(offsets)
+        self._medians = None
+        skew = self.skew
         if abs(skew) > NOTED_SKEW and not self._noted:
             self._noted = True
             _log.warning("%s", ClockSkew(skew))
@@ -105,7 +105,13 @@ class Clock:
     @property
     def skew(self) -> float:
         """By how many seconds our clock is ahead of those of the peers; 0 where none is known."""
-        return self._skew
+        return -self._offsets()[1]
+
+    def _offsets(self) -> tuple[float, float]:
+        if self._medians is None:
+            offsets = [said.offset for said in self._said.values()]
+            self._medians = _median((0.0, *offsets)), _median(offsets)
+        return self._medians
 
     def check(self) -> None:
         """Raise ClockSkew if values can neither be written nor judged with this clock."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import enum
 import functools
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from lattica import _protobuf, _varint
 from lattica.errors import CodecError
@@ -75,6 +75,14 @@ class Peer:
 
     info: PeerInfo
     connection: ConnectionType = ConnectionType.NOT_CONNECTED
+    _encoded: bytes | None = field(default=None, init=False, repr=False, compare=False)
+
+    def encoded(self) -> bytes:
+        """Return its protobuf form. Made once: the same peers are told often."""
+        if self._encoded is None:
+            object.__setattr__(self, "_encoded", _encode_peer(self))
+        assert self._encoded is not None
+        return self._encoded
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +121,8 @@ def encode(message: Message) -> bytes:
         (2, message.key or None),
         (3, _encode_record(record) if record is not None else None),
     ]
-    fields += [(8, _encode_peer(peer)) for peer in message.closer]
-    fields += [(9, _encode_peer(peer)) for peer in message.providers]
+    fields += [(8, peer.encoded()) for peer in message.closer]
+    fields += [(9, peer.encoded()) for peer in message.providers]
     fields += [
         (_ROOM, message.room or None),
         (_CLOCK, message.clock or None),
@@ -190,10 +198,9 @@ def _with_peers(message: Message, closer: list[Peer], providers: list[Peer]) -> 
 
 def _encoded_size(peer: Peer) -> int:
     # In a message, with its field and its length: one below 16 KiB takes two bytes.
-    return len(_encode_peer(peer)) + 4
+    return len(peer.encoded()) + 4
 
 
-@functools.lru_cache(maxsize=2048)  # for the same reason; what we tell others is bounded as well
 def _encode_peer(peer: Peer) -> bytes:
     fields: list[tuple[int, int | bytes | None]] = [(1, peer.info.peer.raw)]
     fields += [(2, bytes(address)) for address in peer.info.addresses[:MAX_ADDRESSES]]

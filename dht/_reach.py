@@ -23,10 +23,15 @@ def leads_there(address: Multiaddr, remote: Multiaddr) -> bool:
         address: what one end tells the other.
         remote: where the other end is, as the one that asks this sees it.
     """
-    return _reach(address) >= max(_reach(remote), _Reach.MACHINE)
+    return reach(address) >= needed_at(remote)
 
 
-class _Reach(enum.IntEnum):
+def needed_at(remote: Multiaddr) -> Reach:
+    """Return the reach that an address needs to lead to the same place from `remote` as here."""
+    return max(reach(remote), Reach.MACHINE)
+
+
+class Reach(enum.IntEnum):
     """From where an address leads to the same place."""
 
     NOWHERE = 0  # 0.0.0.0: to listen on
@@ -36,9 +41,10 @@ class _Reach(enum.IntEnum):
 
 
 @functools.lru_cache(maxsize=4096)  # parsing an IP address takes 5 µs, and an answer has many
-def _reach(address: Multiaddr) -> _Reach:
+def reach(address: Multiaddr) -> Reach:
+    """Return from where `address` leads to the same place."""
     if address.is_unspecified:
-        return _Reach.NOWHERE
+        return Reach.NOWHERE
     if address.is_loopback or address.parts[0][0] in ("memory", "unix"):
-        return _Reach.MACHINE
-    return _Reach.NETWORK if address.is_private else _Reach.WORLD
+        return Reach.MACHINE
+    return Reach.NETWORK if address.is_private else Reach.WORLD

@@ -371,7 +371,9 @@ class RoutingTable:
             return True
         in_table = self._groups[group] - (leaving is not None and leaving.group == group)
         has_room = in_table < self._group_in_table
-        if has_room and bucket is not None:
+        # What cannot be too many is not counted: most are the first of their group.
+        least = WIDER_GROUP_IN_BUCKET if in_table < self._group_in_bucket else 0
+        if has_room and bucket is not None and len(bucket.contacts) >= least:
             groups = [
                 contact.group
                 for contact in bucket.contacts.values()
@@ -380,7 +382,7 @@ class RoutingTable:
             wider = wider_group(group)
             has_room = (
                 groups.count(group) < self._group_in_bucket
-                and sum(wider_group(each) == wider for each in groups) < WIDER_GROUP_IN_BUCKET
+                and [wider_group(each) for each in groups].count(wider) < WIDER_GROUP_IN_BUCKET
             )
         self._crowded = self._crowded or not has_room
         return has_room

@@ -20,7 +20,7 @@ def growth(run: Run, *, quick: bool) -> dict[str, float]:
     """Lookups, an hour at rest, and memory, at one size."""
     started = time.perf_counter()
     world = measure.warm_world(run)
-    measure.measure_lookups(world, 60 if quick else 500).figures(run)
+    measure.measure_lookups(world, 60 if quick else 500 if run.nodes <= 1000 else 200).figures(run)
     run.figure("memory_kib", measure.memory_of_a_node(world) / 1024)
     # In a larger network a node does more, and the differences between nodes are smaller.
     alive = 5 if quick else 50 if run.nodes <= 1000 else 12

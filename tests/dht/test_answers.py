@@ -102,6 +102,23 @@ def test_who_asks_for_a_value_and_no_peers_is_named_none() -> None:
     assert Node().names(Message(MessageType.GET_VALUE, KEY, brief=True)) == []
 
 
+def test_a_contact_that_has_moved_is_told_with_its_new_addresses() -> None:
+    node, elsewhere = Node(PUBLIC), Multiaddr.parse("/ip4/9.9.9.9/tcp/4001")
+    request = Message(MessageType.FIND_NODE, KEY)
+    for where in (PUBLIC, elsewhere):
+        node.directory.everywhere = (where,)
+        answer = node.ask(request)
+        assert answer is not None
+        assert {peer.info.addresses for peer in answer.closer} == {(where,)}
+
+
+def test_few_descriptions_of_peers_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lattica.dht._answers.MAX_DESCRIBED", 10)
+    node = Node()
+    assert len(node.names(Message(MessageType.FIND_NODE, KEY))) == K
+    assert 0 < len(node.responder._described) <= 10
+
+
 def test_a_peer_is_not_told_about_itself() -> None:
     node = Node()
     node.table.add(SENDER, now=0.0)
