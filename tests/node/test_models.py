@@ -15,12 +15,14 @@ from safetensors.numpy import save_file
 import lattica
 from lattica._opened import NoTensors
 from lattica.content import NotCutSo, SourcesChanged, segment_cid
-from lattica.errors import InvalidInput
+from lattica.errors import IntegrityError, InvalidInput
 from lattica.node import TooManyOpen
+from lattica.testing.providers import HostileProvider, no_misdeed, wrong_leaf
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from lattica.content._messages import AnswerHead
     from lattica.results import Progress
 
     from .conftest import Lab
@@ -286,3 +288,38 @@ with lattica.Node(folder / "b", listen=["/ip4/127.0.0.1/tcp/0"], mdns=False) as 
     with lattica.Node(tmp_path / "a", listen=["/ip4/127.0.0.1/tcp/0"], mdns=False) as a:
         ticket = str(a.share(tmp_path / "m.safetensors").ticket)
         subprocess.run([sys.executable, "-c", script, ticket], check=True, timeout=120)
+
+
+async def test_a_liar_is_named_and_an_honest_peer_gives_the_right_rows(
+    lab: Lab, tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    state = make_state()
+    save_file(state, tmp_path / "m.safetensors")
+    wanted = state["model.embed.weight"]
+    lies = 0
+
+    async def wrong_rows(provider: HostileProvider, head: AnswerHead, data: bytes) -> bytes:
+        nonlocal lies
+        if data not in wanted.tobytes():
+            return await no_misdeed(provider, head, data)
+        lies += 1
+        return await wrong_leaf(provider, head, data)
+
+    async with lab.node("liar") as liar:
+        ticket = (await liar.share(tmp_path / "m.safetensors")).ticket
+        async with lab.node("honest") as honest:
+            await honest.get(ticket, tmp_path / "copy.safetensors")
+        HostileProvider(liar.mesh, liar.store, wrong_rows)
+        async with lab.node("b") as b, b.open(ticket) as model:
+            right = await model["model.layers.0.weight"][5:9]  # of what it does not lie about
+            assert right.tobytes() == state["model.layers.0.weight"][5:9].tobytes()
+            with pytest.raises(IntegrityError) as caught:
+                await model["model.embed.weight"][0:128]
+            assert caught.value.peer == liar.id
+        told = lies
+        assert told
+        async with lab.node("honest") as honest, lab.node("c") as c:
+            async with c.open(ticket, peers=honest.addresses) as model:
+                rows = await model["model.embed.weight"][0:512]
+            assert np.array_equal(rows, wanted)
+        assert lies > told, "it was asked, and what it said was not taken"
