@@ -16,7 +16,7 @@ from lattica.errors import CodecError
 from ._pickles import PICKLE, looks_like_pickle
 
 MAX_DEPTH = 32
-_PLAIN = {bytes, str, int}  # what needs no look: most of what long lists hold
+_PLAIN = {bytes, str, int, bool, type(None)}  # what needs no look: most of what is sent
 Value = None | bool | int | float | str | bytes | list["Value"] | dict[str, "Value"]
 
 
@@ -45,7 +45,8 @@ def unpack(
     """
     if len(data) > max_size:
         raise CodecError(f"a value of {len(data)} bytes, limit {max_size}")
-    count = None if max_values is None else _Count(max_values)
+    # Each takes a byte or more, so what is short need not be counted.
+    count = None if max_values is None or len(data) <= max_values else _Count(max_values)
     try:
         value: Value = msgpack.unpackb(
             data,
@@ -70,18 +71,23 @@ def unpack(
 
 
 def _ordered(value: Value, depth: int) -> Value:
-    if isinstance(value, (list, dict)) and depth == 0:
-        raise CodecError(f"nested deeper than {MAX_DEPTH}")
+    if type(value) in _PLAIN:
+        return value
     if isinstance(value, dict):
-        if not all(isinstance(key, str) for key in value):
-            raise CodecError("map keys must be strings")
-        entries = sorted(value.items(), key=lambda item: item[0].encode())
-        return {key: _ordered(item, depth - 1) for key, item in entries}
+        if not depth:
+            raise CodecError(f"nested deeper than {MAX_DEPTH}")
+        for key in value:
+            if not isinstance(key, str):
+                raise CodecError("map keys must be strings")
+        # Text sorts by code points, which is how its UTF-8 sorts.
+        return {key: _ordered(value[key], depth - 1) for key in sorted(value)}
     if isinstance(value, list):
+        if not depth:
+            raise CodecError(f"nested deeper than {MAX_DEPTH}")
         return [item if type(item) in _PLAIN else _ordered(item, depth - 1) for item in value]
     if isinstance(value, float) and math.isnan(value):
         raise CodecError("NaN has no canonical form")
-    if value is not None and not isinstance(value, (int, float, str, bytes)):
+    if not isinstance(value, (int, float, str, bytes)):
         raise CodecError(f"{type(value).__name__} has no canonical form")
     return value
 

@@ -17,8 +17,7 @@ No type here names code, and none ever will: what arrives is numbers, text, byte
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from lattica.errors import CodecError, InvalidInput
 
@@ -44,6 +43,7 @@ MAX_VALUES = 262_144  # elements and entries in a head
 _MAX_SIZE = 1 << 62  # bytes of a tensor, whatever is allowed
 _INLINE_BYTES = 1 << 12  # of `bytes` in the head; longer ones travel beside it
 _SCALARS = {int, float, str, bool, type(None)}  # what needs no look: most of what long lists hold
+_STEPS = {int, str}  # of a path
 _BYTES, _BUFFER = "BYTES", "BUFFER"  # what is no tensor: comes back as `bytes`, as a memoryview
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
@@ -201,8 +201,7 @@ class Receiver:
         self._read, self.size = read, read.size
 
 
-@dataclass(frozen=True, slots=True)
-class _Tensor:
+class _Tensor(NamedTuple):
     """What a head says of one tensor: where it belongs, and what precedes it in the message."""
 
     dtype: str
@@ -212,8 +211,7 @@ class _Tensor:
     length: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Head:
+class _Head(NamedTuple):
     value: Value
     tensors: list[_Tensor]
     size: int  # of the whole message
@@ -221,7 +219,7 @@ class _Head:
 
 def _split(value: Any, path: Path, tensors: list[Value], views: list[memoryview]) -> Value:
     """Return `value` with None where tensors were; these go to `tensors` and `views`."""
-    if value is None or isinstance(value, (bool, int, float, str)):
+    if value is None or isinstance(value, (int, float, str)):
         return value
     if len(path) >= MAX_DEPTH:
         raise CodecError(f"nested deeper than {MAX_DEPTH}")
@@ -233,9 +231,15 @@ def _split(value: Any, path: Path, tensors: list[Value], views: list[memoryview]
             for i, item in enumerate(value)
         ]
     if isinstance(value, dict):
-        if not all(isinstance(key, str) for key in value):
-            raise CodecError("map keys must be strings")
-        return {key: _split(value[key], [*path, key], tensors, views) for key in sorted(value)}
+        for key in value:
+            if not isinstance(key, str):
+                raise CodecError("map keys must be strings")
+        return {
+            key: item
+            if type(item := value[key]) in _SCALARS
+            else _split(item, [*path, key], tensors, views)
+            for key in sorted(value)
+        }
     found = tensor_bytes(value)
     if found is not None:
         if len(found.shape) > MAX_AXES:
@@ -294,9 +298,10 @@ def _read_tensor(entry: Value, offset: int) -> _Tensor:
         raise CodecError(f"the dtype {str(dtype)[:40]!r} is not known")
     if not isinstance(shape, list) or len(shape) > MAX_AXES:
         raise CodecError(f"a shape is an array of at most {MAX_AXES} lengths")
-    if not all(type(axis) is int and 0 <= axis < _MAX_SIZE for axis in shape):
-        raise CodecError(f"the shape {str(shape)[:80]}")
-    if not isinstance(path, list) or not all(type(step) in (int, str) for step in path):
+    for axis in shape:
+        if type(axis) is not int or not 0 <= axis < _MAX_SIZE:
+            raise CodecError(f"the shape {str(shape)[:80]}")
+    if not isinstance(path, list) or not {*map(type, path)} <= _STEPS:
         raise CodecError("a path is an array of keys and positions")
     axes: tuple[int, ...] = tuple(shape)  # type: ignore[arg-type]  # integers, as was checked
     width = WIDTHS.get(dtype, 1)

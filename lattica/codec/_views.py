@@ -93,8 +93,10 @@ def buffer_bytes(value: object) -> memoryview | None:
 def _row_major(array: Array) -> Array:
     import numpy as np
 
+    if (little := _is_little(array)) and array.flags.c_contiguous:
+        return array
     contiguous = np.ascontiguousarray(array).reshape(array.shape)  # it makes of 0-d one of 1-d
-    if _is_little(array):
+    if little:
         return contiguous
     return contiguous.byteswap().view(array.dtype.newbyteorder("<"))
 
