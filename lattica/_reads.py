@@ -39,8 +39,12 @@ class Lookup:
     def __aiter__(self) -> AsyncIterator[PeerInfo | None]:
         if self._found is None:
             sender, self._found = trio.open_memory_channel[PeerInfo | None](0)
-            self._nursery.start_soon(self._look, sender)
+            self._nursery.start_soon(self._run, sender)
         return self._found
+
+    async def _run(self, sender: trio.MemorySendChannel[PeerInfo | None]) -> None:
+        async with sender:  # a fetch that outlives its caller then knows that no more will come
+            await self._look(sender)
 
 
 async def write_range(

@@ -271,7 +271,8 @@ class Blocks:
             self._providers = providers
             try:
                 async with private_nursery() as nursery:
-                    providers.start(nursery, self._known, self._more)
+                    providers.join(self._known, self._more)
+                    providers.start(nursery)
                     while True:
                         await self._queued.wait()
                         await self._work(providers)

@@ -113,7 +113,6 @@ class Providers:
         *,
         watch: bool = True,
         bitswap: Bitswap | None = None,
-        origins: Sequence[Origin] = (),
         segments: Segments | None = None,
     ) -> None:
         self.root, self.encodings, self.watch = root, encodings, watch
@@ -125,7 +124,7 @@ class Providers:
         self._bitswap = bitswap  # for providers that do not speak our own protocol
         self._bans = bans
         self._budget = budget if budget.is_limited else None
-        self._origins = {pseudo_peer(origin): origin for origin in origins}
+        self._origins: dict[PeerId, Origin] = {}
         self._segments = segments  # how an origin's files are cut
         self._used: set[str] = set()  # of the origins, those that the caller was told of
         self._slots = trio.Semaphore(limits.providers)
@@ -133,7 +132,8 @@ class Providers:
         self._heard_of = 0  # peers that were taken up because of what another says
         self._nursery: trio.Nursery | None = None
         self._scope: trio.CancelScope | None = None
-        self._more_to_come = False
+        self._early: list[tuple[list[PeerInfo], AsyncIterable[PeerInfo | None] | None]] = []
+        self._more_to_come = 0  # sources of further ones that have not ended
         self._rumoured: set[PeerId] = set()  # who fetches it too, by hearsay; not reached yet
         self._rounds = self._rounds_wanted = 0  # of looking for more; of these, to believe it
         self._attended: set[PeerId] = {mesh.peer_id}  # dialled, talked to, or about to be
@@ -148,20 +148,38 @@ class Providers:
 
     # --- who is asked
 
-    def start(
+    def join(
         self,
-        nursery: trio.Nursery,
         providers: Iterable[PeerInfo],
         more: AsyncIterable[PeerInfo | None] | None,
+        origins: Sequence[Origin] = (),
+        patience: float = 0.0,
     ) -> None:
+        """Take up what a caller knows of; before `start`, keep it for then."""
+        self._patience = max(self._patience, patience)
+        self._origins |= {pseudo_peer(origin): origin for origin in origins}
+        offers = [*providers, *(PeerInfo(pseudo_peer(origin), ()) for origin in origins)]
+        self._more_to_come += more is not None
+        if self._nursery is None:
+            self._early.append((offers, more))
+        else:
+            self._take_up(offers, more)
+
+    def start(self, nursery: trio.Nursery) -> None:
         """Begin to look after providers, in `nursery`. Does nothing the second time."""
         if self._nursery is not None:
             return
         self._nursery, self._scope = nursery, nursery.cancel_scope
-        self._more_to_come = more is not None
+        for offers, more in self._early:
+            self._take_up(offers, more)
+
+    def _take_up(
+        self, offers: Iterable[PeerInfo], more: AsyncIterable[PeerInfo | None] | None
+    ) -> None:
+        assert self._nursery is not None
         if more is not None:
-            nursery.start_soon(self._gather, more)
-        for info in [*providers, *(PeerInfo(peer, ()) for peer in self._origins)]:
+            self._nursery.start_soon(self._gather, more)
+        for info in offers:
             self.offer(info)
 
     def offer(self, info: PeerInfo, *, hearsay: bool = False) -> None:
@@ -264,6 +282,11 @@ class Providers:
         """How much one session may gather before it hands it on."""
         share = self._limits.write_bytes // max(1, len(self._sessions))
         return max(_LEAST_WRITE_BYTES, min(share, self._limits.batch_bytes))
+
+    @property
+    def connected(self) -> list[PeerId]:
+        """The peers that are talked to, origins aside."""
+        return [peer for peer in self._sessions if peer not in self._origins]
 
     @property
     def rates(self) -> dict[PeerId, float]:
@@ -444,7 +467,7 @@ class Providers:
         except LatticaError as error:
             _log.info("no more providers of %s are looked for: %s", self.root, error)
         finally:
-            self._more_to_come = False
+            self._more_to_come -= 1
             self._alarm.set()
 
     # --- time

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,7 @@ from ._compress import Compress, LeafPacker
 from ._dag import LeafTable
 from ._events import Fetched, OriginError, OriginLacksIt
 from ._fetchers import Fetchers
+from ._joint import Joint
 from ._messages import HEAD_SIZE, PROTOCOL, Status, unpack_bitmap
 from ._origin import index_of_origin
 from ._ranges import open_object
@@ -37,13 +39,21 @@ from ._serve import Conversation, TooManyStreams, converse
 from ._traffic import ExchangeLimits, ExchangeStats
 from ._unixfs import DagError
 from ._uploads import Uploads
-from ._values import ObjectState
+from ._values import DestinationTaken, ObjectState
 from ._walk import Walker, check_root
 from .bitswap import open_bitswap
 from .fetch import Fetch
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
+    from collections.abc import (
+        AsyncIterable,
+        AsyncIterator,
+        Awaitable,
+        Callable,
+        Iterable,
+        Mapping,
+        Sequence,
+    )
     from pathlib import Path
 
     from lattica.identity import PeerId
@@ -59,6 +69,11 @@ if TYPE_CHECKING:
     from ._values import VerifyReport
     from .bitswap import Bitswap
     from .store import Store
+
+    # What a caller knows: providers, where more come from, origins, and for how long it waits.
+    _Known = tuple[
+        Iterable[PeerInfo], AsyncIterable[PeerInfo | None] | None, Sequence[Origin], float
+    ]
 
 _SELECT_SECONDS = 6.0  # that peers have to tell the index, where origins may know it
 _READERS = 4  # worker threads that read for all streams: more do not make two cores faster
@@ -89,6 +104,8 @@ class Exchange:
         self._library = _StoreLibrary(self)
         self._bitswap: Bitswap | None = None
         self._fetches: dict[CID, Fetch] = {}
+        self._running: dict[tuple[CID, Path], _Running] = {}
+        self._nursery: trio.Nursery
 
     async def fetch(
         self,
@@ -110,6 +127,9 @@ class Exchange:
         Cancelled or failed, what was verified stays beside `destination`, and the same call
         resumes: it hashes what is there and asks for the rest only. While it runs, every verified
         leaf is served to others; afterwards the object is in the store and served from its place.
+
+        While another call fetches the same to the same place, this one waits for its result: both
+        bring the providers they know of. Who is cancelled leaves; the last to leave ends it.
 
         Args:
             root: a file or a directory.
@@ -155,17 +175,15 @@ class Exchange:
             if selected.root != root:
                 part, root = (root, selected.blocks), selected.root
             providers = [*providers, *(recorder.heard if recorder else ())]
-        fetch = self._fetch(
+        return await self._run(
+            partial(self._fetch, root, destination, patience, part=part, segments=segments),
             root,
             destination,
-            patience,
+            (providers, more, origins, patience),
             progress,
-            part=part,
-            origins=origins,
+            overwrite=overwrite,
+            name=name,
             segments=segments,
-        )
-        return await self._run(
-            fetch, providers, more, overwrite=overwrite, name=name, segments=segments
         )
 
     async def _select_at_origins(
@@ -189,11 +207,10 @@ class Exchange:
         root: CID,
         destination: Path,
         patience: float,
-        progress: Callable[[FetchEvent], object] | None,
+        progress: Callable[[FetchEvent], object],
         *,
         pinned: bool = False,
         part: tuple[CID, Mapping[CID, bytes]] | None = None,
-        origins: Sequence[Origin] = (),
         segments: Segments | None = None,
     ) -> Fetch:
         return Fetch(
@@ -211,26 +228,53 @@ class Exchange:
             bitswap=self._bitswap,
             pinned=pinned,
             part=part,
-            origins=origins,
             segments=segments,
         )
 
     async def _run(
         self,
-        fetch: Fetch,
-        providers: Iterable[PeerInfo],
-        more: AsyncIterable[PeerInfo | None] | None,
+        make: Callable[[Callable[[FetchEvent], object]], Fetch],
+        root: CID,
+        destination: Path,
+        known: _Known,
+        progress: Callable[[FetchEvent], object] | None,
         *,
         overwrite: bool = False,
         name: str | None = None,
         segments: Segments | None = None,
     ) -> Fetched:
+        """Run what `make` makes, or wait for what runs already with the same object and place.
+
+        Who must not overwrite what another call may: it looks at what stands there afterwards.
+        """
+        key = _place(root, destination)
+        while (running := self._running.get(key)) is not None:
+            joint = running.joint
+            if joint.ending or (running.overwrite and not overwrite):
+                await joint.over.wait()
+                continue
+            running.fetch.join(*known)
+            try:
+                return await joint.wait(progress, running.fetch.so_far())
+            except DestinationTaken:
+                if running.overwrite or not overwrite:
+                    raise
+        joint = Joint()
+        fetch = make(joint.tell)
+        fetch.join(*known)
+        self._running[key] = _Running(joint, fetch, overwrite)
+        run = partial(fetch.run, overwrite=overwrite, name=name, segments=segments)
+        self._nursery.start_soon(joint.run, partial(self._run_alone, fetch, key, run))
+        return await joint.wait(progress)
+
+    async def _run_alone(
+        self, fetch: Fetch, key: tuple[CID, Path], run: Callable[[], Awaitable[Fetched]]
+    ) -> Fetched:
         first = self._fetches.setdefault(fetch.root, fetch)
         try:
-            return await fetch.run(
-                providers, more, overwrite=overwrite, name=name, segments=segments
-            )
+            return await run()
         finally:
+            del self._running[key]
             if first is fetch:
                 del self._fetches[fetch.root]
 
@@ -272,8 +316,17 @@ class Exchange:
             found = await trio.to_thread.run_sync(self._store.object, root)
             return Fetched(found or stored, 0)
         destination = self._store.cache_path(root)
-        fetch = self._fetch(root, destination, patience, progress, pinned=pinned)
-        return await self._run(fetch, providers, more, name=name or str(root))
+        fetched = await self._run(
+            partial(self._fetch, root, destination, patience, pinned=pinned),
+            root,
+            destination,
+            (providers, more, (), patience),
+            progress,
+            name=name or str(root),
+        )
+        if pinned:  # where another call began it, which did not ask for that
+            await trio.to_thread.run_sync(self._store.pin, root)
+        return fetched
 
     async def repair(
         self,
@@ -368,6 +421,19 @@ class Exchange:
         """Look whether anybody waits for what the store has gained: say so after adding to it."""
         if self._bitswap is not None:
             self._bitswap.look_again()
+
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    """A fetch that others may join."""
+
+    joint: Joint[Fetched, FetchEvent]
+    fetch: Fetch
+    overwrite: bool
+
+
+def _place(root: CID, destination: Path) -> tuple[CID, Path]:
+    return root, destination.absolute()
 
 
 class _Recorder:
@@ -549,10 +615,14 @@ async def open_exchange(
 ) -> AsyncIterator[Exchange]:
     """Serve `store` to the peers of `mesh`, and fetch from them, until the block ends."""
     exchange = Exchange(mesh, store, limits or ExchangeLimits(), compress)
-    async with open_bitswap(mesh, exchange._library) as exchange._bitswap:
+    async with (
+        open_bitswap(mesh, exchange._library) as exchange._bitswap,
+        private_nursery() as exchange._nursery,
+    ):
         mesh.handle(PROTOCOL, exchange._library.serve)
         try:
             yield exchange
         finally:
+            exchange._nursery.cancel_scope.cancel()
             mesh.unhandle(PROTOCOL)
             await exchange._library.close()

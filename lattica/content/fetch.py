@@ -22,7 +22,15 @@ from lattica.errors import InvalidInput, LatticaError
 from lattica.transport import PeerInfo
 
 from ._build import build_in_thread
-from ._events import BadLeaf, DiskFull, FetchDone, Fetched, FetchProgress, FetchStarted
+from ._events import (
+    BadLeaf,
+    DiskFull,
+    FetchDone,
+    Fetched,
+    FetchProgress,
+    FetchStarted,
+    ProviderJoined,
+)
 from ._names import check_written_names
 from ._origin import pseudo_peer
 from ._providers import Providers
@@ -79,7 +87,6 @@ class Fetch:
         bitswap: Bitswap | None = None,
         pinned: bool = False,
         part: tuple[CID, Mapping[CID, bytes]] | None = None,
-        origins: Sequence[Origin] = (),
         segments: Segments | None = None,
     ) -> None:
         """Fetch `root`. `part`: of which object it is a part, and the blocks that only it has."""
@@ -98,10 +105,9 @@ class Fetch:
             patience,
             watch=part is None,  # what they say they hold is numbered by all of it
             bitswap=bitswap,
-            origins=origins,
             segments=segments,
         )
-        self._origins = {pseudo_peer(origin) for origin in origins}
+        self._origins: set[PeerId] = set()
         self._leaves: LeafStage | None = None
         self._done = trio.Event()  # with the present stage
         self._index_turn = trio.Lock()  # the index is walked by one thread at a time
@@ -111,22 +117,32 @@ class Fetch:
         self._told_at = 0.0
         self._over = False
 
-    async def run(
+    def join(
         self,
         providers: Iterable[PeerInfo],
         more: AsyncIterable[PeerInfo | None] | None,
-        *,
-        overwrite: bool,
-        name: str | None,
-        segments: Segments | None,
-    ) -> Fetched:
+        origins: Sequence[Origin] = (),
+        patience: float = 0.0,
+    ) -> None:
+        """Take up what a caller knows of: the first one, before `run`, or a later one."""
+        self._origins |= {pseudo_peer(origin) for origin in origins}
+        self._providers.join(providers, more, origins, patience)
+
+    def so_far(self) -> list[FetchEvent]:
+        """Return what a later caller has missed, as far as it still matters."""
+        events: list[FetchEvent] = list(map(ProviderJoined, self._providers.connected))
+        if (leaves := self._leaves) is not None:
+            events.append(FetchStarted(self.root, leaves.size, leaves.verified_bytes))
+        return events
+
+    async def run(self, *, overwrite: bool, name: str | None, segments: Segments | None) -> Fetched:
         """Fetch; see `Exchange.fetch`."""
         started = trio.current_time()
         stored = None
         if not overwrite and await trio.to_thread.run_sync(os.path.lexists, self._destination):
             stored = await self._recognise(name, segments)
         if stored is None:
-            stored = await self._download(providers, more, overwrite=overwrite, name=name)
+            stored = await self._download(overwrite=overwrite, name=name)
         received = sum(self._received.values())
         from_origins = sum(self._received.pop(peer, 0) for peer in self._origins)
         self.tell(FetchDone(self.root, stored.size, received, trio.current_time() - started))
@@ -157,14 +173,7 @@ class Fetch:
             raise DestinationTaken(f"{self._destination} exists, with other content")
         return await trio.to_thread.run_sync(partial(self._store.add, built, name=name))
 
-    async def _download(
-        self,
-        providers: Iterable[PeerInfo],
-        more: AsyncIterable[PeerInfo | None] | None,
-        *,
-        overwrite: bool,
-        name: str | None,
-    ) -> StoredObject:
+    async def _download(self, *, overwrite: bool, name: str | None) -> StoredObject:
         begin = partial(
             self._store.download,
             self.root,
@@ -174,18 +183,13 @@ class Fetch:
         )
         with await trio.to_thread.run_sync(begin) as download:
             try:
-                await self._receive(download, providers, more)
+                await self._receive(download)
                 return await trio.to_thread.run_sync(partial(download.finish, name=name))
             finally:
                 self._over = True
                 self._gain()
 
-    async def _receive(
-        self,
-        download: Download,
-        providers: Iterable[PeerInfo],
-        more: AsyncIterable[PeerInfo | None] | None,
-    ) -> None:
+    async def _receive(self, download: Download) -> None:
         """Bring everything that is missing into the part files."""
         for cid, block in self._blocks.items():
             await trio.to_thread.run_sync(download.add_index, cid, block)
@@ -195,13 +199,13 @@ class Fetch:
         async with private_nursery() as nursery:
             try:
                 if not index.done:
-                    self._providers.start(nursery, providers, more)
+                    self._providers.start(nursery)
                     await self._providers.work(index, self._done)
                 leaves = await trio.to_thread.run_sync(self._lay_out, download, index)
                 self._leaves, self._done = leaves, trio.Event()
                 self.tell(FetchStarted(self.root, leaves.size, leaves.verified_bytes))
                 if not leaves.planner.done:
-                    self._providers.start(nursery, providers, more)
+                    self._providers.start(nursery)
                     await self._providers.work(leaves, self._done)
                 self._tell_progress(leaves)
             finally:
