@@ -20,6 +20,7 @@ from lattica.transport import Multiaddr, PeerInfo
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Sequence
 
+    from lattica._providing import Providing
     from lattica.cid import CID
     from lattica.content import Exchange, ObjectReader, StoredObject
     from lattica.dht import Dht
@@ -56,6 +57,7 @@ class Finding:
     exchange: Exchange
     swarm: str | None
     _nursery: trio.Nursery
+    _providing: Providing
 
     def _held(self, cid: CID) -> StoredObject:
         stored = self.store.object(cid)
@@ -136,8 +138,4 @@ class Finding:
     async def _provide(self) -> None:
         """Have the DHT told of all that is held whole; what it knows already it keeps."""
         self.exchange.note_gains()
-        for root in self.store.take_evicted():
-            self.dht.stop_providing(root.multihash)
-        if self.dht.server:  # a visitor would leave records that outlive it
-            held = await trio.to_thread.run_sync(list, self.store.provided())
-            self.dht.keep_providing(held)
+        await self._providing.tell()

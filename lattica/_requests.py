@@ -137,6 +137,15 @@ async def _usage(node: AsyncNode, _params: _Params, _progress: ProgressCallback)
     return (await node.usage()).to_json()
 
 
+async def _stat(node: AsyncNode, params: _Params, _progress: ProgressCallback) -> Json:
+    found = await node.stat(
+        params.need("ref", str),
+        ask_peers=params.get("ask_peers", bool) or False,
+        timeout=params.get("timeout", float),
+    )
+    return found.to_json()
+
+
 async def _collect(node: AsyncNode, _params: _Params, _progress: ProgressCallback) -> Json:
     return (await node.collect_garbage()).to_json()
 
@@ -212,6 +221,7 @@ METHODS: dict[str, Method] = {
     "cache": _cache,
     "pin": _pin,
     "usage": _usage,
+    "stat": _stat,
     "collect": _collect,
     "preview": _preview,
     "read": _read,

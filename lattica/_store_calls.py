@@ -11,7 +11,16 @@ from lattica._finding import Finding
 from lattica._reads import usage_of
 from lattica._reference import read_reference
 from lattica._report import FetchReporter, reporter
-from lattica.results import Collected, Damaged, Phase, SharedObject, StoreUsage, Verification
+from lattica._stat import find_holders, stat_of
+from lattica.results import (
+    Collected,
+    Damaged,
+    ObjectStat,
+    Phase,
+    SharedObject,
+    StoreUsage,
+    Verification,
+)
 from lattica.transport import Multiaddr, PeerInfo
 
 if TYPE_CHECKING:
@@ -54,6 +63,30 @@ class StoreCalls(Finding):
     async def usage(self) -> StoreUsage:
         """Say what the store uses of the disk."""
         return usage_of(await trio.to_thread.run_sync(self.store.usage))
+
+    async def stat(
+        self, ref: Ticket | CID | str, *, ask_peers: bool = False, timeout: float | None = None
+    ) -> ObjectStat:
+        """Say all that is known of an object that is here, its index and its state included.
+
+        Args:
+            ref: a ticket or a CID.
+            ask_peers: ask who is connected, and who the DHT names, what they hold of it now.
+            timeout: seconds for all of it.
+
+        Raises:
+            ObjectNotHere: this node does not hold it.
+        """
+        cid, ticket = read_reference(ref)
+        with deadline(timeout, f"stat {cid}", cid):
+            await trio.to_thread.run_sync(self.store.look)
+            stored = self._held(cid)
+            holders = None
+            if ask_peers:
+                known = [PeerInfo(ticket.peer, ticket.addresses)] if ticket else []
+                holders = await find_holders(self.mesh, self.dht, cid, known)
+            return await stat_of(self.store, stored, holders)
+        raise AssertionError  # a deadline that was missed has raised
 
     async def collect_garbage(self) -> Collected:
         """Forget objects whose files are gone, and delete what no object needs."""

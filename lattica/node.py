@@ -38,6 +38,7 @@ from lattica._models import ModelCalls
 from lattica._nursery import private_nursery
 from lattica._origins import check_public, open_origins
 from lattica._private import is_found_locally, open_keys, open_psk, private_dht, under_psk
+from lattica._providing import Providing
 from lattica._read_calls import TooManyOpen as TooManyOpen
 from lattica._reference import destination_of, is_name, read_reference, source_of
 from lattica._report import FetchReporter, reporter
@@ -241,6 +242,7 @@ class AsyncNode(ModelCalls, StoreCalls):
         self._deltas = Deltas(store, self._fetch_delta, self._root_reader)
         self._nursery = nursery
         self._catalog = Catalog(mesh.identity, store, dht, names, home.trust, self._root_reader)
+        self._providing = Providing(dht, store, exchange)
         self._use_origin = False
         self._started = trio.current_time()
         self._control: ControlServer

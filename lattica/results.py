@@ -256,6 +256,34 @@ class StoreUsage(Result):
 
 
 @dataclass(frozen=True, slots=True)
+class ObjectHolder(Result):
+    """A peer that said that it holds an object, or some of it."""
+
+    peer: PeerId
+    whole: bool
+    leaves: int | None  # how many it holds; None: all
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectStat(Result):
+    """All that this node knows of an object that it holds."""
+
+    cid: CID
+    name: str
+    path: Path
+    kind: enum.Enum
+    size: int  # content bytes
+    state: enum.Enum
+    added: float  # seconds since the epoch
+    pinned: bool
+    files: int
+    leaves: int  # of all files, equal ones counted each time; 0 until the index is here
+    index_blocks: int
+    index_bytes: int
+    peers: tuple[ObjectHolder, ...] | None = None  # who else holds it now; None: not asked
+
+
+@dataclass(frozen=True, slots=True)
 class Collected(Result):
     """What a garbage collection did."""
 

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         Announcement,
         Collected,
         Fetched,
+        ObjectStat,
         Peer,
         Pong,
         Preview,
@@ -263,6 +264,12 @@ class Node(BlockingModelCalls):
     def usage(self) -> StoreUsage:
         """Say what the store uses of the disk."""
         return self._call(lambda node: node.usage())
+
+    def stat(
+        self, ref: Ticket | CID | str, *, ask_peers: bool = False, timeout: float | None = None
+    ) -> ObjectStat:
+        """Say all that is known of an object that is here; see `AsyncNode.stat`."""
+        return self._call(lambda node: node.stat(ref, ask_peers=ask_peers, timeout=timeout))
 
     def collect_garbage(self) -> Collected:
         """Delete what no object needs; see `AsyncNode.collect_garbage`."""

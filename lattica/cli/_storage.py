@@ -1,4 +1,4 @@
-"""`lattica pin`, `unpin`, `du`, `gc`: what the store keeps of its own, and for how long."""
+"""`lattica stat`, `pin`, `unpin`, `du`, `gc`: what is here, and what is kept for how long."""
 
 from __future__ import annotations
 
@@ -19,8 +19,48 @@ RefArgument = Annotated[
 
 def add_commands(app: typer.Typer) -> None:
     """Add the commands of this module to `app`."""
-    for command in (pin, unpin, du, gc):
+    for command in (stat, pin, unpin, du, gc):
         app.command()(command)
+
+
+def stat(
+    ref: RefArgument,
+    peers: Annotated[
+        bool, typer.Option("--peers", help="Ask who else holds it now; takes some seconds.")
+    ] = False,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+    verbose: VerboseOption = 0,
+) -> None:
+    """Show what is known of an object that is here."""
+    with open_session(home, verbose, as_json=as_json) as session:
+        found = session.ask(Request("stat", {"ref": ref, "ask_peers": peers}))
+        index = f"{found['index_blocks']} blocks, {size(found['index_bytes'])}"
+        rows = [
+            ("cid", found["cid"]),
+            ("name", found["name"]),
+            ("kind", found["kind"]),
+            ("size", f"{size(found['size'])} ({found['size']} bytes)"),
+            ("files", str(found["files"])),
+            ("leaves", str(found["leaves"])),
+            ("index", index),
+            ("state", found["state"]),
+            ("pinned", "yes" if found["pinned"] else "no"),
+            ("where", found["path"]),
+            ("added", time.strftime("%Y-%m-%d %H:%M", time.localtime(found["added"]))),
+        ]
+        if found["peers"] is not None:
+            whole = sum(peer["whole"] for peer in found["peers"])
+            rows.append(("peers", f"{whole} hold it, {len(found['peers']) - whole} a part of it"))
+            rows += [
+                (
+                    "",
+                    f"{peer['peer']} {'all' if peer['whole'] else str(peer['leaves']) + ' leaves'}",
+                )
+                for peer in found["peers"]
+            ]
+        session.output.table(("WHAT", "VALUE"), rows)
+        session.output.result(found)
 
 
 def pin(

@@ -60,6 +60,7 @@ from ._events import (
     ProvidersRefused as ProvidersRefused,
     SourcesChanged as SourcesChanged,
 )
+from ._holders import Holder as Holder, ask_holder as ask_holder
 from ._names import check_new_names as check_new_names, check_written_names as check_written_names
 from ._origin import Origin as Origin
 from ._part import PartFile as PartFile
@@ -99,6 +100,7 @@ from ._values import (
     Availability as Availability,
     Damage as Damage,
     DestinationTaken as DestinationTaken,
+    Extent as Extent,
     Kept as Kept,
     NamedSegment as NamedSegment,
     ObjectState as ObjectState,

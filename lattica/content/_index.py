@@ -11,6 +11,7 @@ and readers never wait for a writer. Two connections, each under a lock, serve a
 
 from __future__ import annotations
 
+import json
 import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -31,13 +32,19 @@ from ._rows import (
 )
 from ._schema import open_database, store_errors
 from ._transaction import Transaction
-from ._values import NamedSegment, StoredObject
+from ._values import Extent, NamedSegment, StoredObject
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
 _MAX_PLACES = 16  # sources tried for one leaf
+
+
+# Of the object `o`: whether one of its files is nowhere as it was when it was hashed.
+_LACKS_A_FILE = """EXISTS (SELECT 1 FROM files f WHERE f.object = o.id AND NOT EXISTS (
+    SELECT 1 FROM files g JOIN sources s ON s.id = g.source
+    WHERE g.object = o.id AND g.path = f.path AND s.changed = 0 AND s.download IS NULL))"""
 
 
 class Index:
@@ -80,10 +87,7 @@ class Index:
         where, values = ("", ()) if root is None else ("WHERE o.root = ?", (bytes(root),))
         rows = self._rows(
             f"""SELECT o.id, o.root, o.kind, o.size, o.name, o.path, o.added, o.pinned, o.complete,
-                EXISTS (SELECT 1 FROM files f WHERE f.object = o.id AND NOT EXISTS (
-                    SELECT 1 FROM files g JOIN sources s ON s.id = g.source
-                    WHERE g.object = o.id AND g.path = f.path
-                    AND s.changed = 0 AND s.download IS NULL))
+                {_LACKS_A_FILE}
                 FROM objects o {where} ORDER BY o.added, o.id""",
             values,
         )
@@ -171,15 +175,42 @@ class Index:
         rows = self._rows("SELECT path FROM sources WHERE owned = 1")
         return {path_of(row[0]) for row in rows}
 
-    def roots(self, after: bytes, limit: int) -> list[bytes]:
-        """Return a page of the binary CIDs to provide, in their order: complete objects, names."""
+    def changed_objects(self) -> set[int]:
+        """Return the row numbers of complete objects with a file that is nowhere as it was."""
         rows = self._rows(
-            """SELECT root FROM objects WHERE complete = 1 AND root > ?
+            f"SELECT o.id FROM objects o WHERE o.complete = 1 AND {_LACKS_A_FILE}",
+        )
+        return {row[0] for row in rows}
+
+    def roots(self, after: bytes, limit: int, without: Iterable[int] = ()) -> list[bytes]:
+        """Return a page of the binary CIDs to provide, in their order: complete objects, names.
+
+        `without`: row numbers of objects that are left out.
+        """
+        left_out = json.dumps(sorted(without))
+        rows = self._rows(
+            """SELECT root FROM objects WHERE complete = 1 AND root > ?1
+               AND id NOT IN (SELECT value FROM json_each(?2))
                UNION SELECT n.root FROM names n JOIN objects o ON o.id = n.object
-               WHERE o.complete = 1 AND n.root > ? ORDER BY 1 LIMIT ?""",
-            (after, after, limit),
+               WHERE o.complete = 1 AND n.root > ?1
+               AND o.id NOT IN (SELECT value FROM json_each(?2)) ORDER BY 1 LIMIT ?3""",
+            (after, left_out, limit),
         )
         return [row[0] for row in rows]
+
+    def extent(self, object_id: int) -> Extent:
+        """Return what an object consists of."""
+        ((files, leaves),) = self._rows(
+            """SELECT count(*), coalesce(sum(leaf_count), 0) FROM (
+                   SELECT DISTINCT path, leaf_count FROM files WHERE object = ?)""",
+            (object_id,),
+        )
+        ((blocks, size),) = self._rows(
+            """SELECT count(*), coalesce(sum(length(b.data)), 0) FROM object_blocks o
+               JOIN blocks b ON b.multihash = o.multihash WHERE o.object = ?""",
+            (object_id,),
+        )
+        return Extent(files, leaves, blocks, size)
 
     def names(self, object_id: int) -> list[NamedSegment]:
         """Return an object's named segments, by file and offset."""

@@ -110,6 +110,23 @@ class Kept:
 
 
 @dataclass(frozen=True, slots=True)
+class Extent:
+    """What an object consists of, as far as its index is here.
+
+    Attributes:
+        files: in a directory, links and folders aside; else 1.
+        leaves: of all files.
+        index_blocks: what names them.
+        index_bytes: of these.
+    """
+
+    files: int
+    leaves: int
+    index_blocks: int
+    index_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Usage:
     """How much of the disk the store uses.
 

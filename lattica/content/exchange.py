@@ -27,7 +27,7 @@ from ._blocks import Blocks
 from ._budget import Budget
 from ._compress import Compress, LeafPacker
 from ._dag import LeafTable
-from ._events import Fetched, OriginError, OriginLacksIt
+from ._events import Fetched, FetchProgress, FetchStarted, OriginError, OriginLacksIt
 from ._fetchers import Fetchers
 from ._joint import Joint
 from ._messages import HEAD_SIZE, PROTOCOL, Status, unpack_bitmap
@@ -90,6 +90,8 @@ class Exchange:
         bans: peers that are not asked for a time.
         uploads: where whoever sends content waits for its turn.
         limits: bounds of serving and fetching.
+        on_part: called with an object and True once some leaves are here that a fetch has brought,
+            and with False when the fetch ends without all of them.
         compress: whether leaves are sent, and asked for, smaller.
     """
 
@@ -103,6 +105,7 @@ class Exchange:
         self._mesh, self._store = mesh, store
         self._library = _StoreLibrary(self)
         self._bitswap: Bitswap | None = None
+        self.on_part: Callable[[CID, bool], object] = _nobody
         self._fetches: dict[CID, Fetch] = {}
         self._running: dict[tuple[CID, Path], _Running] = {}
         self._nursery: trio.Nursery
@@ -260,12 +263,17 @@ class Exchange:
                 if running.overwrite or not overwrite:
                     raise
         joint = Joint()
-        fetch = make(joint.tell)
+        fetch = make(partial(self._told, joint))
         fetch.join(*known)
         self._running[key] = _Running(joint, fetch, overwrite)
         run = partial(fetch.run, overwrite=overwrite, name=name, segments=segments)
         self._nursery.start_soon(joint.run, partial(self._run_alone, fetch, key, run))
         return await joint.wait(progress)
+
+    def _told(self, joint: Joint[Fetched, FetchEvent], event: FetchEvent) -> None:
+        if isinstance(event, FetchStarted | FetchProgress) and event.verified_bytes:
+            self.on_part(event.root, True)
+        joint.tell(event)
 
     async def _run_alone(
         self, fetch: Fetch, key: tuple[CID, Path], run: Callable[[], Awaitable[Fetched]]
@@ -273,6 +281,10 @@ class Exchange:
         first = self._fetches.setdefault(fetch.root, fetch)
         try:
             return await run()
+        except BaseException:
+            if first is fetch:
+                self.on_part(fetch.root, False)
+            raise
         finally:
             del self._running[key]
             if first is fetch:
@@ -430,6 +442,10 @@ class _Running:
     joint: Joint[Fetched, FetchEvent]
     fetch: Fetch
     overwrite: bool
+
+
+def _nobody(_root: CID, _here: bool) -> None:
+    """Nobody wants to know of parts."""
 
 
 def _place(root: CID, destination: Path) -> tuple[CID, Path]:

@@ -47,6 +47,7 @@ from ._values import (
     Absent as Absent,
     Availability as Availability,
     DestinationTaken as DestinationTaken,
+    Extent as Extent,
     NamedSegment as NamedSegment,
     ObjectState as ObjectState,
     QuotaExceeded as QuotaExceeded,
@@ -242,6 +243,10 @@ class Store:
         found = self._with_changes(self._index.objects(root))
         return found[0] if found else None
 
+    def extent(self, root: CID) -> Extent:
+        """*Slow.* Say what an object consists of. Raises NotFound."""
+        return self._index.extent(self._number(root))
+
     def named(self, root: CID) -> list[NamedSegment]:
         """Return the named segments (tensors) of an object, by file and offset."""
         return self._index.names(self._number(root))
@@ -329,9 +334,14 @@ class Store:
         return evicted
 
     def provided(self) -> Iterator[bytes]:
-        """Give the multihashes to provide: roots of complete objects and of named segments."""
+        """Give the multihashes to provide: roots of complete objects and of named segments.
+
+        Of objects that have changed, none is.
+        """
+        suspects = {*self._sources.changed, *self._sources.damaged_sources()}
+        changed = self._index.changed_objects() | self._index.objects_of_sources(suspects)
         after = b""
-        while page := self._index.roots(after, _ROOTS_PAGE):
+        while page := self._index.roots(after, _ROOTS_PAGE, changed):
             after = page[-1]
             yield from (CID.from_bytes(root).multihash for root in page)
 

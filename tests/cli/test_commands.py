@@ -64,7 +64,7 @@ def test_the_version_is_printed(lattica: Shell) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["peers", "ls", "du", "gc", "pin x", "ping 12D3KooWx", "verify bafkx"]
+    "command", ["peers", "ls", "du", "gc", "pin x", "stat x", "ping 12D3KooWx", "verify bafkx"]
 )
 def test_commands_that_need_a_running_node_say_so(lattica: Shell, command: str) -> None:
     result = lattica(*command.split())
