@@ -50,12 +50,14 @@ class Outcome:
         hung: whether it was not done in three times the time it should take.
         wasted: content bytes received beyond those of the object, as a fraction of it.
         named: whether the lie was told with its peer and offset, where there was one.
+        again: content bytes that were fetched although they had been here and right.
     """
 
     wrong_bytes: int
     hung: bool
     wasted: float
     named: bool = True
+    again: int = 0
 
 
 def one_bad_of_five(folder: Path, misdeed: Misdeed, leaves: int, seed: int) -> Outcome:
@@ -93,6 +95,31 @@ def lone_liar(folder: Path, misdeed: Misdeed, wrong: int, leaves: int, seed: int
             past = len(kept[(wrong + 1) * LEAF :].strip(b"\0"))
             wrong_bytes = _wrong_in(kept, data)
             return Outcome(wrong_bytes, hung, past / len(data), named)
+
+    with _threads_at_once():
+        return trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+def damaged_and_repaired(folder: Path, leaves: int, seed: int) -> Outcome:
+    """Damage some leaves of what was fetched, on disk, and have them mended from a peer."""
+
+    async def main() -> Outcome:
+        async with _peers(folder, 2) as (provider, receiver):
+            data, root = _share([provider], leaves, seed)
+            await _fetch(receiver, root, [provider], leaves * LEAF / RATE + 30)
+            damaged = random.Random(seed).sample(range(leaves), 1 + seed % 8)
+            with (receiver.folder / "got").open("r+b") as file:
+                for leaf in damaged:
+                    file.seek(leaf * LEAF + 99)
+                    file.write(bytes([data[leaf * LEAF + 99] ^ 1]))
+            found = receiver.store.verify(root).damaged_count == len(damaged)
+            report, mended = 1, 0
+            with trio.move_on_after(60):
+                after, mended = await receiver.exchange.repair(root, providers=[provider.info])
+                report = after.damaged_count
+            again = max(0, mended - len(damaged) * LEAF)
+            wrong = _wrong_bytes(receiver, data)
+            return Outcome(wrong, bool(report), again / len(data), found, again)
 
     with _threads_at_once():
         return trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))

@@ -96,6 +96,16 @@ def _end(process: subprocess.Popen[str]) -> None:
     process.wait()
 
 
+@contextmanager
+def max_up(rate: str) -> Iterator[None]:
+    """Have nodes that are started in the block send no more than `rate`, as `--max-up` does."""
+    os.environ["LATTICA_MAX_UP"] = rate
+    try:
+        yield
+    finally:
+        del os.environ["LATTICA_MAX_UP"]
+
+
 def role(name: str, *arguments: object, python: Path | None = None) -> list[str]:
     """Return the command of a role: `benchmarks.roles.<name>`."""
     interpreter = python or Path(sys.executable)

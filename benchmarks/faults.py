@@ -9,7 +9,6 @@ import signal
 import sys
 import time
 from collections import defaultdict
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +17,10 @@ from lattica.testing.providers import MISDEEDS, after, at, wrong_leaf
 from ._content import MIB, make_file, workspace
 from ._report import Report
 from ._rounds import tell
-from ._swarms import Outcome, lone_liar, one_bad_of_five
-from ._worker import ROOT, Worker, WorkerFailed, role, worker
+from ._swarms import Outcome, damaged_and_repaired, lone_liar, one_bad_of_five
+from ._worker import ROOT, Worker, WorkerFailed, max_up, role, worker
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 LEAVES = 80
@@ -39,6 +37,7 @@ class _Row:
     hangs: int = 0
     wasted: list[float] = field(default_factory=list)
     unnamed: int = 0
+    again: int = 0
 
     def add(self, outcome: Outcome) -> None:
         self.runs += 1
@@ -46,6 +45,7 @@ class _Row:
         self.hangs += outcome.hung
         self.wasted.append(outcome.wasted)
         self.unnamed += not outcome.named
+        self.again += outcome.again
 
 
 def run(*, quick: bool, peers: bool) -> Report:
@@ -63,6 +63,7 @@ def run(*, quick: bool, peers: bool) -> Report:
                 outcome = one_bad_of_five(place, after(honest, misdeed), LEAVES, seed)
                 rows["one_bad_of_five"].add(outcome)
         _kills(rows, folder, size=(64 if quick else 256) * MIB, runs=1 if quick else 5)
+        _repairs(rows["damaged"], folder, runs=3 if quick else 40)
         _store_kills(report, folder, kills=25 if quick else 200)
     for name, row in rows.items():
         report.add(f"{name}_runs", "runs", [row.runs])
@@ -71,8 +72,13 @@ def run(*, quick: bool, peers: bool) -> Report:
         report.add(f"{name}_wasted", "of the object", [max(row.wasted)])
         report.targets |= {f"{name}_wrong": ("<=", 0), f"{name}_hangs": ("<=", 0)}
     report.add("lie_unnamed", "runs", [rows["lie"].unnamed])
+    report.add("damaged_unnoticed", "runs", [rows["damaged"].unnamed])
+    for name in ("receiver_killed", "sender_killed", "damaged"):
+        report.add(f"{name}_fetched_again", "bytes", [rows[name].again])
+        report.targets[f"{name}_fetched_again"] = ("<=", 0)
     report.targets |= {
         "lie_unnamed": ("<=", 0),
+        "damaged_unnoticed": ("<=", 0),
         "lie_wasted": ("<=", 1 / LEAVES),  # what is kept past the wrong leaf
         "one_bad_of_five_wasted": ("<=", 0.05),
         "receiver_killed_wasted": ("<=", 0.25),  # what was in flight to a process that died
@@ -91,7 +97,11 @@ def _lies(row: _Row, folder: Path, *, runs: int) -> None:
 
 
 def _kills(rows: dict[str, _Row], folder: Path, *, size: int, runs: int) -> None:
-    """Kill the receiver, or the sender, when 60 % are over."""
+    """Kill the receiver, or the sender, when 60 % are over.
+
+    What is wasted is what was in flight when it died: nothing that was verified and kept is fetched
+    again.
+    """
     make_file(folder / "original", size)
     for number in range(runs):
         for who in ("receiver", "sender"):
@@ -102,7 +112,7 @@ def _kills(rows: dict[str, _Row], folder: Path, *, size: int, runs: int) -> None
 
 def _killed(who: str, path: Path, home: Path) -> Outcome:
     size = path.stat().st_size
-    with _limited(), worker(_role("share", home / "seed", "127.0.0.1:0", path)) as seed:
+    with max_up(_MAX_UP), worker(_role("share", home / "seed", "127.0.0.1:0", path)) as seed:
         ticket, port = seed.ready["ticket"], seed.ready["at"].split("/")[4]
         get = _role("get", home / "got", "127.0.0.1:0", ticket)
         sent = 0.0
@@ -124,7 +134,15 @@ def _killed(who: str, path: Path, home: Path) -> Outcome:
                 total = seed.run()["sent"]
     copy = home / "got" / "copy"
     wrong = size if copy.exists() and copy.read_bytes() != path.read_bytes() else 0
-    return Outcome(wrong, not figures, max(0.0, total - size) / size)
+    began, received = figures.get("began", 0), figures.get("received", 0)
+    wasted = max(0.0, total - size) / size
+    return Outcome(wrong, not figures, wasted, again=max(0, began + received - size))
+
+
+def _repairs(row: _Row, folder: Path, *, runs: int) -> None:
+    tell(f"damage on disk and mend it, {runs} times")
+    for seed in range(runs):
+        row.add(damaged_and_repaired(folder / f"damaged-{seed}", LEAVES, seed))
 
 
 def _read(getter: Worker) -> dict[str, Any]:
@@ -145,15 +163,6 @@ def _too_late(_number: int, _frame: object) -> None:
 
 def _role(what: str, home: Path, ip: str, ref: object) -> list[str]:
     return role("swarm", what, home, ip, ref)
-
-
-@contextmanager
-def _limited() -> Iterator[None]:
-    os.environ["LATTICA_MAX_UP"] = _MAX_UP
-    try:
-        yield
-    finally:
-        del os.environ["LATTICA_MAX_UP"]
 
 
 def _store_kills(report: Report, folder: Path, *, kills: int) -> None:

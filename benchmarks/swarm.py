@@ -10,7 +10,7 @@ from . import _network
 from ._content import MIB, make_file, workspace
 from ._report import Report
 from ._rounds import FOREIGN, tell
-from ._worker import ROOT, Worker, role, worker
+from ._worker import ROOT, Worker, max_up, role, worker
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 RATE = 10e6  # bytes a second of each link, each way
 RECEIVERS = 8
 LOOPBACK_RECEIVERS = 3
+LIMIT = 5e6  # bytes a second that a provider may send
 _JOINS_AFTER_S = 1.0
 
 
@@ -32,6 +33,7 @@ def run(*, quick: bool, peers: bool) -> Report:
         else:
             _crowd(report, folder)
             _providers(report, folder)
+        _limited(report, folder, seconds=5 if quick else 20)
         _loopback(report, folder, rounds=1 if quick else 3, peers=peers)
     report.targets = {
         "seed8_time_vs_one": ("<=", 2.5),
@@ -39,6 +41,8 @@ def run(*, quick: bool, peers: bool) -> Report:
         "four_providers_vs_limit": (">=", 0.8),
         "fifth_used_after": ("<=", 3),
         "swarm3_vs_libtorrent": (">=", 1),
+        "limit_missed_by": ("<=", 0.1),
+        "ping_at_limit_p99": ("<=", 100),
     }
     return report
 
@@ -99,6 +103,20 @@ def _providers(report: Report, folder: Path) -> None:
         report.add("fifth_used_after", "s", [max(0.0, used[-1] - joined)])
     else:
         report.notes.append(f"the fifth provider was not used: {len(used)} were")
+
+
+def _limited(report: Report, folder: Path, *, seconds: int) -> None:
+    """One provider that may send so much in a second, and pings to it meanwhile."""
+    tell(f"a provider with --max-up {LIMIT / 1e6:.0f}M, for {seconds} s")
+    share = _role("share", folder / "limited", "127.0.0.1", folder / "large")
+    with max_up(f"{LIMIT / 1e6:.0f}M"), worker(share) as seed:
+        get = _role("watch", folder / "watch", "127.0.0.1", seed.ready["ticket"], str(seconds))
+        with worker(get) as getter:
+            figures = getter.run()
+    trips = sorted(figures["trips_ms"])
+    report.add("limited", "MB/s", [figures["rate"] / 1e6])
+    report.add("ping_at_limit_p99", "ms", [trips[int(0.99 * (len(trips) - 1))]])
+    report.ratios["limit_missed_by"] = abs(figures["rate"] / LIMIT - 1)
 
 
 def _loopback(report: Report, folder: Path, *, rounds: int, peers: bool) -> None:
