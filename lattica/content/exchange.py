@@ -10,7 +10,6 @@ verified is served at once, and a peer that asks us for what we are fetching is 
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -19,28 +18,24 @@ from typing import TYPE_CHECKING
 import trio
 
 from lattica._nursery import private_nursery
-from lattica.cid import CID, Codec
-from lattica.errors import IntegrityError, InvalidInput, NotFound, Unreachable
+from lattica.errors import IntegrityError, NotFound, Unreachable
 
 from ._bans import Bans
 from ._blocks import Blocks
 from ._budget import Budget
-from ._compress import Compress, LeafPacker
-from ._dag import LeafTable
+from ._compress import Compress
 from ._events import Fetched, FetchProgress, FetchStarted, OriginError, OriginLacksIt
-from ._fetchers import Fetchers
 from ._joint import Joint
-from ._messages import HEAD_SIZE, PROTOCOL, Status, unpack_bitmap
+from ._library import StoreLibrary
+from ._messages import PROTOCOL
 from ._origin import index_of_origin
 from ._ranges import open_object
 from ._repair import repair
 from ._select import select_from
-from ._serve import Conversation, TooManyStreams, converse
 from ._traffic import ExchangeLimits, ExchangeStats
-from ._unixfs import DagError
 from ._uploads import Uploads
 from ._values import DestinationTaken, ObjectState
-from ._walk import Walker, check_root
+from ._walk import check_root
 from .bitswap import open_bitswap
 from .fetch import Fetch
 
@@ -56,16 +51,14 @@ if TYPE_CHECKING:
     )
     from pathlib import Path
 
-    from lattica.identity import PeerId
-    from lattica.transport import Mesh, PeerInfo, Stream
+    from lattica.cid import CID
+    from lattica.transport import Mesh, PeerInfo
 
     from ._build import Progress, Segments
     from ._events import FetchEvent
     from ._origin import Origin
     from ._ranges import ObjectReader
-    from ._reading import BlockBatch
     from ._select import Selected, Selection
-    from ._serve import Gains
     from ._values import VerifyReport
     from .bitswap import Bitswap
     from .store import Store
@@ -76,10 +69,7 @@ if TYPE_CHECKING:
     ]
 
 _SELECT_SECONDS = 6.0  # that peers have to tell the index, where origins may know it
-_READERS = 4  # worker threads that read for all streams: more do not make two cores faster
 _REPAIR_CACHE_BYTES = 16 << 20  # of blocks kept while an object is mended
-_MAX_TABLES = 8  # files whose leaves were asked for by range lately
-_MAX_TABLE_LEAVES = 1 << 20  # of all of them: 40 MiB; larger files are asked for by hash
 
 
 class Exchange:
@@ -103,10 +93,17 @@ class Exchange:
         self._downloads = Budget(limits.max_down, limits.max_down_per_peer)
         self.uploads = Uploads(Budget(limits.max_up, limits.max_up_per_peer))
         self._mesh, self._store = mesh, store
-        self._library = _StoreLibrary(self)
         self._bitswap: Bitswap | None = None
         self.on_part: Callable[[CID, bool], object] = _nobody
         self._fetches: dict[CID, Fetch] = {}
+        self._library = StoreLibrary(
+            store,
+            self._fetches,
+            limits=self.limits,
+            stats=self.stats,
+            compress=compress,
+            uploads=self.uploads,
+        )
         self._running: dict[tuple[CID, Path], _Running] = {}
         self._nursery: trio.Nursery
 
@@ -464,161 +461,6 @@ class _Recorder:
             if info is not None:
                 self.heard.append(info)
             yield info
-
-
-class _StoreLibrary:
-    """What conversations are served from: the store, and the fetches that are running."""
-
-    def __init__(self, exchange: Exchange) -> None:
-        self.limits, self.stats = exchange.limits, exchange.stats
-        self.compress = exchange.compress
-        self.fetchers, self.queued_hashes = Fetchers(), 0
-        self.uploads = exchange.uploads
-        self._exchange, self._store = exchange, exchange._store
-        self._readers = trio.CapacityLimiter(_READERS)
-        self._busy: set[Conversation] = set()
-        self._streams: Counter[PeerId] = Counter()
-        self._scopes: set[trio.CancelScope] = set()
-        self._ended = trio.Event()
-        self._tables: OrderedDict[CID, LeafTable] = OrderedDict()
-
-    async def serve(self, stream: Stream) -> None:
-        """Handle one stream. Registered with the mesh."""
-        if self._streams[stream.peer] >= self.limits.streams_per_peer:
-            limit = self.limits.streams_per_peer
-            raise TooManyStreams(f"more than {limit} content streams", peer=stream.peer)
-        self._streams[stream.peer] += 1
-        scope = trio.CancelScope()
-        self._scopes.add(scope)
-        try:
-            with scope:
-                await converse(stream, self)
-            if scope.cancelled_caught:
-                stream.reset()  # an answer that is cut must not look finished
-        finally:
-            self._scopes.discard(scope)
-            self._streams[stream.peer] -= 1
-            self._streams += Counter()  # drops peers without streams
-            self._ended.set()
-
-    async def close(self) -> None:
-        """Stop serving. Waits for reads that are under way: the store may be closed next."""
-        for scope in self._scopes:
-            scope.cancel()
-        with trio.CancelScope(shield=True):
-            while self._scopes:
-                self._ended = trio.Event()
-                await self._ended.wait()
-
-    def admit(self, conversation: Conversation) -> bool:
-        """Say whether one more may be served."""
-        if len(self._busy - {conversation}) >= self.limits.busy_streams:
-            return False
-        self._busy.add(conversation)
-        return True
-
-    def leave(self, conversation: Conversation) -> None:
-        """One less is served."""
-        self._busy.discard(conversation)
-
-    def share(self) -> int:
-        """Return the share of one stream: half of it is read while half of it is sent."""
-        share = self.limits.read_bytes // (2 * max(1, len(self._busy)))
-        least = min(self.limits.batch_bytes, self.uploads.piece_bytes or share)
-        return max(1, min(least, share))
-
-    async def read(
-        self, hashes: Sequence[bytes], max_bytes: int, packer: LeafPacker | None = None
-    ) -> BlockBatch:
-        """Read blocks in a worker thread, hashed and packed there. Cancelled, none is lost."""
-
-        def read() -> BlockBatch:
-            batch = self._store.read_blocks(hashes, max_bytes=max_bytes, gap=HEAD_SIZE)
-            if packer is not None:
-                packer.pack(batch)
-            return batch
-
-        return await trio.to_thread.run_sync(read, limiter=self._readers)
-
-    async def sizes(self, multihashes: Sequence[bytes]) -> list[int | None]:
-        """Look up in a worker thread how large blocks are; None for one that is not here."""
-        look_up = partial(_sizes, self._store, multihashes)
-        return await trio.to_thread.run_sync(look_up, limiter=self._readers)
-
-    async def wait_to_send(self, peer: PeerId, size: int) -> None:
-        """Return when so many bytes may be sent to `peer`."""
-        await self.uploads.wait(peer, size)
-
-    def sent(self, peer: PeerId, size: int) -> None:
-        """Count a block that went to `peer`."""
-        self.stats.sent(peer, size, size)
-
-    async def leaf_hashes(self, root: CID, first: int, count: int) -> list[bytes] | Status:
-        """Look a range of leaves up in the file's index, which is kept for the next range."""
-        table = self._tables.get(root)
-        if table is None:
-            try:
-                look_up = partial(_leaf_table, self._store, root)
-                table = await trio.to_thread.run_sync(look_up, limiter=self._readers)
-            except (DagError, InvalidInput):  # a directory, or no index of ours
-                table = None
-            if table is None:
-                return Status.ABSENT
-            self._remember(root, table)
-        if len(table) > _MAX_TABLE_LEAVES:
-            return Status.TOO_LARGE
-        self._tables.move_to_end(root)
-        return [table[leaf].multihash for leaf in range(first, min(first + count, len(table)))]
-
-    def _remember(self, root: CID, table: LeafTable) -> None:
-        self._tables[root] = table
-        while len(self._tables) > 1 and (
-            len(self._tables) > _MAX_TABLES
-            or sum(map(len, self._tables.values())) > _MAX_TABLE_LEAVES
-        ):
-            self._tables.popitem(last=False)
-
-    async def availability(self, root: CID, peer: PeerId) -> bytes | Gains | Status:
-        """Say what of `root` is here. Who asks while we fetch it becomes one we may ask."""
-        fetch = self._exchange._fetches.get(root)
-        if fetch is not None:
-            fetch.meet(peer)
-            return fetch
-        return await trio.to_thread.run_sync(self._held, root, limiter=self._readers)
-
-    def _held(self, root: CID) -> bytes | Status:
-        stored = self._store.object(root)
-        if stored is not None and stored.state is ObjectState.COMPLETE:
-            return b""
-        held = self._store.availability(root)
-        if held is None:
-            changed = stored is not None and stored.state is ObjectState.CHANGED
-            return Status.SOURCE_CHANGED if changed else Status.ABSENT
-        return b"" if held.complete else unpack_bitmap(held.bitmap, held.leaf_count)
-
-
-def _sizes(store: Store, multihashes: Sequence[bytes]) -> list[int | None]:
-    return [store.size_of(multihash) for multihash in multihashes]
-
-
-def _leaf_table(store: Store, root: CID) -> LeafTable | None:
-    """Read a file's leaves from its index, one over the limit at most. None: not a file here."""
-    table = LeafTable(root)
-    if root.codec == Codec.RAW:
-        table.append(0, root.multihash)
-        return table
-    walker = Walker(root)
-    while not walker.done:
-        for cid in walker.needed():
-            block = store.read_index(cid)
-            if block is None:
-                return None
-            walker.receive(cid, block)
-        for leaf in walker.leaves():
-            table.append(leaf.length, leaf.multihash)
-            if len(table) > _MAX_TABLE_LEAVES:
-                return table
-    return table
 
 
 @asynccontextmanager
