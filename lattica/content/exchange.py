@@ -104,6 +104,7 @@ class Exchange:
             compress=compress,
             uploads=self.uploads,
         )
+        self._parts: set[CID] = set()  # of these, those that some leaves are here of
         self._running: dict[tuple[CID, Path], _Running] = {}
         self._nursery: trio.Nursery
 
@@ -268,7 +269,12 @@ class Exchange:
         return await joint.wait(progress)
 
     def _told(self, joint: Joint[Fetched, FetchEvent], event: FetchEvent) -> None:
-        if isinstance(event, FetchStarted | FetchProgress) and event.verified_bytes:
+        if (
+            isinstance(event, FetchStarted | FetchProgress)
+            and event.verified_bytes
+            and event.root not in self._parts
+        ):
+            self._parts.add(event.root)
             self.on_part(event.root, True)
         joint.tell(event)
 
@@ -279,11 +285,12 @@ class Exchange:
         try:
             return await run()
         except BaseException:
-            if first is fetch:
+            if first is fetch and fetch.root in self._parts:
                 self.on_part(fetch.root, False)
             raise
         finally:
             del self._running[key]
+            self._parts.discard(fetch.root)
             if first is fetch:
                 del self._fetches[fetch.root]
 
