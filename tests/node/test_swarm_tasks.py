@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
+import pytest
 import trio
 
 from lattica._swarm import Swarms
@@ -15,7 +16,7 @@ from lattica.pubsub import Pubsub, open_pubsub
 from lattica.transport import MemoryNetwork, Multiaddr, open_mesh
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from trio.testing import MockClock
 
@@ -24,6 +25,17 @@ if TYPE_CHECKING:
 SHARED = cast(
     "Any", SimpleNamespace(root=CID.of(b"a model"), name="model.safetensors", size=1 << 30)
 )
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do without worker threads: they take real time, and the clock would jump meanwhile."""
+
+    async def run_at_once(work: Callable[[], object]) -> object:
+        await trio.lowlevel.checkpoint()
+        return work()
+
+    monkeypatch.setattr(trio.to_thread, "run_sync", run_at_once)
 
 
 @asynccontextmanager
