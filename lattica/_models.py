@@ -24,9 +24,11 @@ from lattica.transport import PeerInfo
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
+    from contextlib import AbstractAsyncContextManager
 
     from lattica._catalog import Catalog
     from lattica._deltas import Deltas
+    from lattica._following import Following, Versions
     from lattica._opened import OpenObject
     from lattica._publish import Ref
     from lattica.codec import Value
@@ -41,6 +43,7 @@ class ModelCalls(ReadCalls):
 
     _catalog: Catalog
     _deltas: Deltas
+    _following: Following
 
     async def publish(
         self,
@@ -60,8 +63,8 @@ class ModelCalls(ReadCalls):
     ) -> Published:
         """Publish a version of a model: share it, sign its manifest, make it the newest of `name`.
 
-        Others get it by the ticket, or by the name `<id of this node>/<name>`. The DHT is told in
-        the background.
+        Others get it by the ticket, or by the name `<id of this node>/<name>`. Who follows that is
+        told at once, the DHT in the background.
 
         Args:
             name: what you call the model: `team/model`.
@@ -111,6 +114,7 @@ class ModelCalls(ReadCalls):
             record = await publish_name(self._catalog, self.mesh.identity, signed)
         await self._provide()
         self._nursery.start_soon(self._catalog.announce, record)
+        await self._following.tell(record)
         return Published(
             cid=signed.cid,
             ticket=self._manifest_ticket(signed),
@@ -190,6 +194,17 @@ class ModelCalls(ReadCalls):
         """
         wanted = Name.parse(name) if isinstance(name, str) else name
         return Opening(self._opened(_Newest(wanted, rule), "", peers), self._keep_open)
+
+    def follow(self, name: Name | str) -> AbstractAsyncContextManager[Versions]:
+        """Hear of new versions as they are published, from peers that follow the name, too.
+
+        `async with node.follow(name) as versions: async for record in versions`: each record has
+        the `manifest` of a newer version than was seen before, and `open_latest` knows it.
+
+        Raises:
+            InvalidInput: no name, or as many are followed as one node may.
+        """
+        return self._following.follow(Name.parse(name) if isinstance(name, str) else name)
 
     async def latest(
         self, name: Name | str, *, rule: Rule | None = None, timeout: float | None = None

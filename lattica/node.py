@@ -31,6 +31,7 @@ from lattica._cutting import cutting
 from lattica._deadline import deadline
 from lattica._deltas import Deltas, DeltaUse, ways_to
 from lattica._finding import ObjectNotHere as ObjectNotHere
+from lattica._following import Following
 from lattica._home import open_home
 from lattica._listen import default_addresses, remember
 from lattica._mdns import open_mdns
@@ -241,6 +242,7 @@ class AsyncNode(ModelCalls, StoreCalls):
         self._swarms = Swarms(mesh.peer_id, pubsub, self._complete_objects, nursery)
         self._deltas = Deltas(store, self._fetch_delta, self._root_reader)
         self._nursery = nursery
+        self._following = Following(pubsub, names)
         self._catalog = Catalog(mesh.identity, store, dht, names, home.trust, self._root_reader)
         self._providing = Providing(dht, store, exchange)
         self._use_origin = False

@@ -25,12 +25,14 @@ from lattica.errors import InvalidInput
 from lattica.node import AsyncNode, open_node
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
     from pathlib import Path
 
+    from lattica._following import Versions
     from lattica._opened import OpenObject
     from lattica.cid import CID, HashFunction
     from lattica.identity import PeerId
+    from lattica.models import Name, NameRecord
     from lattica.pubsub import Message, Subscription
     from lattica.results import (
         Announcement,
@@ -389,7 +391,21 @@ class Node(BlockingModelCalls):
                 await done.wait()
 
         with self._held(hold, opened, done) as subscription:
-            yield self._messages(subscription)
+            yield self._each(subscription)
+
+    @contextlib.contextmanager
+    def follow(self, name: Name | str) -> Iterator[Iterator[NameRecord]]:
+        """Hear of new versions: `with node.follow(name) as versions: for record in versions`."""
+        opened: SimpleQueue[Versions | None] = SimpleQueue()
+        done = trio.Event()
+
+        async def hold(node: AsyncNode) -> None:
+            async with node.follow(name) as versions:
+                opened.put(versions)
+                await done.wait()
+
+        with self._held(hold, opened, done) as versions:
+            yield self._each(versions)
 
     @contextlib.contextmanager
     def _held(
@@ -411,9 +427,9 @@ class Node(BlockingModelCalls):
             calls._soon(done.set)  # where the node has stopped, so has what it held
             held.wait()
 
-    def _messages(self, subscription: Subscription) -> Iterator[Message]:
-        async def following(_node: AsyncNode) -> Message:
-            return await anext(subscription)
+    def _each(self, found: AsyncIterator[_T]) -> Iterator[_T]:
+        async def following(_node: AsyncNode) -> _T:
+            return await anext(found)
 
         while True:
             try:

@@ -38,6 +38,7 @@ NODE = {
     "_dht_sync",
     "_deadline",
     "_deltas",
+    "_following",
     "_home",
     "_listen",
     "_mdns",

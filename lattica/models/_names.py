@@ -147,6 +147,11 @@ class NameStore:
                 " own = max(own, excluded.own) WHERE excluded.sequence > sequence",
                 (record.name.signer.raw, record.name.name, record.sequence, record.encoded, own),
             )
+            self._database.execute(  # so that those asked for last are forgotten last
+                "UPDATE names SET rowid = (SELECT max(rowid) + 1 FROM names)"
+                " WHERE signer = ? AND name = ?",
+                (record.name.signer.raw, record.name.name),
+            )
             self._database.execute(
                 "DELETE FROM names WHERE rowid IN (SELECT rowid FROM names WHERE NOT own"
                 " ORDER BY rowid DESC LIMIT -1 OFFSET ?)",
