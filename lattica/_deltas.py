@@ -7,7 +7,6 @@ whatever it was, the fetch proves it leaf by leaf, and goes on without it where 
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
@@ -53,8 +52,6 @@ _STEP = 4  # times the wanted version: the most that one between it and the base
 _SMALL = 0.01  # of a version: a delta that costs less is taken without looking at the tensors
 _CORRECT_BASE = "correct the path of the base"
 
-logger = logging.getLogger(__name__)
-
 
 class FetchToStore(Protocol):
     """Fetches an object for the store to keep: root, name, peers to ask first, who is told."""
@@ -90,13 +87,11 @@ class DeltaUse:
         received_bytes: that they took over the network.
         written_bytes: of content that they gave.
         chain: the deltas that were used, in order.
-        failures: what went wrong, in words.
     """
 
     received_bytes: int = 0
     written_bytes: int = 0
     chain: list[CID] = field(default_factory=list)
-    failures: list[str] = field(default_factory=list)
 
 
 class Deltas:
@@ -259,6 +254,7 @@ class Deltas:
         base: Path | str | None = None,
         known: Sequence[PeerInfo] = (),
         overwrite: bool = False,
+        tell: Callable[[str], object] = lambda _news: None,
     ) -> DeltaUse:
         """Write what deltas give into the part file of a fetch that has not begun.
 
@@ -272,6 +268,7 @@ class Deltas:
             base: an older version of the user's, or a folder of them.
             known: peers to ask first.
             overwrite: whether the fetch will replace what stands at `destination`.
+            tell: called with what went wrong, in words.
 
         Raises:
             CannotDelta: there is no checkpoint at `base`.
@@ -286,21 +283,25 @@ class Deltas:
         if base is not None:
             held |= await bases_at(_absolute(base), links)
         if any((one.path, one.root) != ("", root) for one in files):
-            files = await self._listed(root, files, known, use)
+            files = await self._listed(root, files, known, tell)
         for wanted in files:
             out = target / wanted.path if wanted.path else target
-            await self._take(wanted, out, list(links), held, known, use)
+            await self._take(wanted, out, list(links), held, known, use, tell)
         return use
 
     async def _listed(
-        self, root: CID, files: Sequence[WantedFile], known: Sequence[PeerInfo], use: DeltaUse
+        self,
+        root: CID,
+        files: Sequence[WantedFile],
+        known: Sequence[PeerInfo],
+        tell: Callable[[str], object],
     ) -> list[WantedFile]:
         """Return those files that the object itself has: a manifest can name any beside them."""
         try:
             async with self._open_root(root, known) as reader:
                 there = [WantedFile(one.path, one.root, one.size) for one in await reader.files()]
         except LatticaError as error:
-            use.failures.append(f"no delta is of use, as {root} cannot be listed: {error}")
+            tell(f"no delta is of use, as {root} cannot be listed: {error}")
             return []
         said = {(one.path, one.root) for one in files}
         return [one for one in there if (one.path, one.root) in said]
@@ -313,6 +314,7 @@ class Deltas:
         held: Mapping[CID, Path],
         known: Sequence[PeerInfo],
         use: DeltaUse,
+        tell: Callable[[str], object],
     ) -> None:
         """Get one file by the cheapest chain that works and costs less than what is missing.
 
@@ -331,8 +333,7 @@ class Deltas:
             except (LatticaError, OSError) as error:
                 looked, failed = True, tried[-1] if tried else chain[0]
                 links = [link for link in links if link != failed]
-                use.failures.append(f"the delta {failed.delta} is of no use: {error}")
-                logger.info("the delta %s is of no use: %s", failed.delta, error)
+                tell(f"the delta {failed.delta} is of no use: {error}")
             else:
                 use.written_bytes += wanted.size
                 use.chain += [link.delta for link in chain]

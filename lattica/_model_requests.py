@@ -101,10 +101,7 @@ async def _manifest(node: AsyncNode, params: Params, _progress: ProgressCallback
         params.need("ref", str), peers=params.texts("peers"), timeout=params.get("timeout", float)
     )
     said = await node.statements(str(signed.cid))
-    only = params.get("only", bool)  # those that the command names, and nobody else
-    notes = await node.trusted()
-    named = dict.fromkeys(_peer_ids(params.texts("trust")), "")
-    trusted = {peer: notes.get(peer, "") for peer in ({} if only else notes) | named}
+    trusted = await _trusted(node, params)
     shown = manifest_json(signed)
     shown["trusted"] = signed.signer in trusted
     shown["note"] = trusted.get(signed.signer, "")
@@ -118,6 +115,19 @@ async def _manifest(node: AsyncNode, params: Params, _progress: ProgressCallback
     held = node.store.object(signed.manifest.root)
     shown["here"] = held is not None
     return shown
+
+
+async def rule_in(node: AsyncNode, params: Params) -> Rule | None:
+    """Return the rule that a command names, over the keys that it or the user trusts."""
+    text = params.get("rule", str)
+    return None if text is None else Rule.parse(text, await _trusted(node, params))
+
+
+async def _trusted(node: AsyncNode, params: Params) -> dict[PeerId, str]:
+    only = params.get("only", bool)  # those that the command names, and nobody else
+    notes = await node.trusted()
+    named = dict.fromkeys(_peer_ids(params.texts("trust")), "")
+    return {peer: notes.get(peer, "") for peer in ({} if only else notes) | named}
 
 
 def manifest_json(signed: SignedManifest) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from lattica._catalog import NotApproved
 from lattica._deadline import deadline
 from lattica._deltas import ways_to
 from lattica._opened import Opening, look_inside
@@ -316,9 +317,16 @@ class ModelCalls(ReadCalls):
         return await self._known(ref, peers)
 
     async def _content_of(
-        self, ref: Any, peers: Sequence[Multiaddr | str]
+        self, ref: Any, peers: Sequence[Multiaddr | str], rule: Rule | None = None
     ) -> tuple[Ticket | CID | str, SignedManifest | None]:
-        """Return what `ref` names as content; where it names a manifest, that, too."""
+        """Return what `ref` names as content; where it names a manifest, that, too.
+
+        Raises:
+            NotApproved: there is no version that the rule approves of.
+            InvalidInput: there is a rule, and `ref` is content, of which nobody says anything.
+        """
+        if rule is not None and (name := _name_in(ref)) is not None:
+            ref = _Newest(name, rule)
         if isinstance(ref, _Newest):
             publisher = PeerInfo(ref.name.signer, ())
             signed = await self._catalog.latest(ref.name, ref.rule, [publisher])
@@ -326,9 +334,16 @@ class ModelCalls(ReadCalls):
         if isinstance(ref, Published):
             ref = ref.ticket
         if _name_in(ref) is None and read_reference(ref)[0].codec != Codec.MESSAGEPACK:
+            if rule is not None:
+                raise InvalidInput(
+                    "a rule is for models, and this names content",
+                    hint="pass a name, or the ticket that `lattica publish` printed",
+                )
             return ref, None
         cid, known = await self._manifest_ref(ref, peers)
         signed = await self._catalog.manifest(cid, known)
+        if rule is not None and not await self._catalog.approved(signed, rule):
+            raise NotApproved(f"{cid} is not approved by {rule}", cid=cid)
         return self._content_ticket(signed, known), signed
 
     def _content_ticket(self, signed: SignedManifest, known: Sequence[PeerInfo]) -> Ticket | CID:

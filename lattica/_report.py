@@ -81,22 +81,22 @@ class FetchReporter:
                 self.looking()
             case ProviderLeft(peer, reason):
                 self._peers.discard(peer)
-                self._tell(f"{peer.short} is not asked for now: {reason}")
+                self.tell(f"{peer.short} is not asked for now: {reason}")
             case ProviderSlow(peer, seconds):
-                self._tell(f"{peer.short} is silent for {seconds:.0f} s: others do its work")
+                self.tell(f"{peer.short} is silent for {seconds:.0f} s: others do its work")
             case OriginUsed(name):
-                self._tell(f"no peer serves it: reading from {name}")
+                self.tell(f"no peer serves it: reading from {name}")
             case OriginLeft(name, reason):
-                self._tell(f"{name} is not read for now: {reason}")
+                self.tell(f"{name} is not read for now: {reason}")
             case BadLeaf(error):
-                self._tell(f"{error}; it was not written, and that peer is asked no more")
+                self.tell(f"{error}; it was not written, and that peer is asked no more")
             case FetchStarted(_, size, verified):
                 self._report(Progress(Phase.FETCH, verified, size, len(self._peers)))
             case FetchProgress(_, size, verified, received, _, wire):
                 peers = len(self._peers)
                 self._report(Progress(Phase.FETCH, verified, size, peers, received, wire))
 
-    def _tell(self, news: str) -> None:
+    def tell(self, news: str) -> None:
         logger.info("%s", news)
         self.last_news = news
         self._report(replace(self._latest, news=news))

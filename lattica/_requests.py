@@ -10,7 +10,7 @@ import trio
 
 from lattica._control import UnknownMethod
 from lattica._dht_requests import DHT_METHODS
-from lattica._model_requests import MODEL_METHODS
+from lattica._model_requests import MODEL_METHODS, rule_in
 from lattica.cid import HashFunction
 from lattica.errors import InvalidInput
 
@@ -108,6 +108,7 @@ async def _get(node: AsyncNode, params: _Params, progress: ProgressCallback) -> 
         exclude=params.texts("exclude"),
         origins=params.texts("origins"),
         use_origin=params.get("use_origin", bool) or False,
+        rule=await rule_in(node, params),
         overwrite=params.get("overwrite", bool) or False,
         unseal=params.get("unseal", bool),
         progress=progress,

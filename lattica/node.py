@@ -76,7 +76,7 @@ if TYPE_CHECKING:
     from lattica.codec import Value
     from lattica.content import Exchange, FetchEvent, Origin, StoredObject
     from lattica.dht import Dht, Rules
-    from lattica.models import DeltaLink
+    from lattica.models import DeltaLink, Rule
     from lattica.private_swarm import SwarmKeyFile
     from lattica.pubsub import Pubsub, Subscription
     from lattica.results import Announcement, ProgressCallback
@@ -435,6 +435,7 @@ class AsyncNode(ModelCalls, StoreCalls):
         origins: Sequence[str] = (),
         use_origin: bool = False,
         base: Path | str | None = None,
+        rule: Rule | None = None,
         overwrite: bool = False,
         unseal: bool | None = None,
         progress: ProgressCallback | None = None,
@@ -459,6 +460,8 @@ class AsyncNode(ModelCalls, StoreCalls):
                 this node ask a server of their choice, one on the local network perhaps.
             base: an older version, or a folder of them, beside those that this node holds: where
                 the ticket names a delta from one, and that costs least, only the delta travels.
+            rule: take only what it says enough people approve of: of a name the newest version that
+                they do, of a manifest that or nothing.
             overwrite: replace what stands at `destination`.
             unseal: open what was sealed for this node while it comes, and keep no sealed copy;
                 False takes it as it is, for others. Default: what the ticket says.
@@ -471,6 +474,7 @@ class AsyncNode(ModelCalls, StoreCalls):
             IntegrityError: only peers that sent wrong bytes are left to ask.
             InvalidInput: `ref` is neither, or something else stands at `destination`.
             NotARecipient: it is sealed to others, and was to be opened; none of it was fetched.
+            NotApproved: too few approve of it.
         """
         ticket = None if is_name(ref) else read_reference(ref)[1]
         if unseal or (unseal is None and ticket is not None and ticket.sealed):
@@ -480,15 +484,15 @@ class AsyncNode(ModelCalls, StoreCalls):
         return await self._obtain(
             ref,
             partial(destination_of, destination),
-            peers,
-            overwrite,
-            False,
-            progress,
-            timeout,
-            Selection(tuple(include), tuple(exclude)),
-            origins,
-            use_origin or self._use_origin,
-            base,
+            peers=peers,
+            overwrite=overwrite,
+            progress=progress,
+            timeout=timeout,
+            selection=Selection(tuple(include), tuple(exclude)),
+            origins=origins,
+            use_origin=use_origin or self._use_origin,
+            base=base,
+            rule=rule,
         )
 
     async def cache(
@@ -515,27 +519,31 @@ class AsyncNode(ModelCalls, StoreCalls):
             QuotaExceeded: what is pinned, or being fetched, leaves too little room.
             Else as `get`.
         """
-        return await self._obtain(ref, None, peers, False, pin, progress, timeout)
+        return await self._obtain(
+            ref, None, peers=peers, pin=pin, progress=progress, timeout=timeout
+        )
 
     async def _obtain(
         self,
         ref: Ticket | CID | str,
         place: Callable[[str], Path] | None,
+        *,
         peers: Sequence[Multiaddr | str],
-        overwrite: bool,
-        pin: bool,
         progress: ProgressCallback | None,
         timeout: float | None,
+        overwrite: bool = False,
+        pin: bool = False,
         selection: Selection = _EVERYTHING,
         origins: Sequence[str] = (),
         use_origin: bool = False,
         base: Path | str | None = None,
+        rule: Rule | None = None,
     ) -> Fetched:
         """Fetch to where `place` says an object of some name goes, or into the store."""
         report = FetchReporter(progress)
         with deadline(timeout, f"get {ref}", last_news=lambda: report.last_news):
             started = trio.current_time()
-            ref, signed = await self._content_of(ref, peers)
+            ref, signed = await self._content_of(ref, peers, rule)
             cid, known = await self._known(ref, peers)
             _, ticket = read_reference(ref)
             name = ticket.name if ticket else None
@@ -546,7 +554,14 @@ class AsyncNode(ModelCalls, StoreCalls):
             if path is not None and not selection:
                 files, links = ways_to(cid, ticket, signed)
                 use = await self._deltas.take(
-                    cid, path, files, links, base=base, known=known, overwrite=overwrite
+                    cid,
+                    path,
+                    files,
+                    links,
+                    base=base,
+                    known=known,
+                    overwrite=overwrite,
+                    tell=report.tell,
                 )
             async with open_origins([*origins, *told]) as opened:
                 fetched = await self._fetch(

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from lattica._opened import OpenObject
     from lattica.cid import CID, HashFunction
     from lattica.identity import PeerId
-    from lattica.models import Name, NameRecord
+    from lattica.models import Name, NameRecord, Rule
     from lattica.pubsub import Message, Subscription
     from lattica.results import (
         Announcement,
@@ -218,6 +218,7 @@ class Node(BlockingModelCalls):
         origins: Sequence[str] = (),
         use_origin: bool = False,
         base: Path | str | None = None,
+        rule: Rule | None = None,
         overwrite: bool = False,
         unseal: bool | None = None,
         progress: ProgressCallback | bool | None = None,
@@ -235,6 +236,7 @@ class Node(BlockingModelCalls):
                     exclude=exclude,
                     origins=origins,
                     use_origin=use_origin,
+                    rule=rule,
                     overwrite=overwrite,
                     unseal=unseal,
                     progress=callback,

@@ -38,9 +38,11 @@ from ._options import (
     MdnsOption,
     QuietOption,
     QuotaOption,
+    RuleOption,
     SwarmKeyOption,
     SwarmOption,
     TimeoutOption,
+    TrustOption,
     UnsealOption,
     VerboseOption,
     session as _session,
@@ -315,6 +317,8 @@ def get(
     use_origin: Annotated[
         bool, typer.Option("--use-origin", help="Read the origin that the ticket names, too.")
     ] = False,
+    rule: RuleOption = None,
+    trust: TrustOption = None,
     unseal: UnsealOption = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="List what would be fetched, and fetch nothing.")
@@ -375,6 +379,10 @@ def get(
         raise typer.BadParameter("--cache and --output exclude each other")
     if base is not None and (layers is not None or rank is not None or tensor):
         raise typer.BadParameter("--base is for all of a version, not for chosen tensors")
+    if rule is not None and (cache or dry_run or tensor or any((layers, rank, byte_range))):
+        raise typer.BadParameter("--rule is for getting all of a version")
+    if trust is not None and rule is None:
+        raise typer.BadParameter("--trust is for --rule")
     if pin and not cache:
         raise typer.BadParameter("--pin is for --cache; `lattica pin` pins what is here")
     with _session(
@@ -424,6 +432,7 @@ def get(
             "origins": [_origin_from_here(address) for address in origin or ()],
             "use_origin": use_origin,
             "unseal": unseal,
+            **_manifests.trust_params(trust, rule),
         }
         request = Request(*(("cache", params | {"pin": pin}) if cache else ("get", params | place)))
         label = f"get {named}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
+from pathlib import Path  # noqa: TC003  typer reads the annotations
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -20,7 +20,9 @@ from ._options import (
     ListenOption,
     MdnsOption,
     QuietOption,
+    RuleOption,
     TimeoutOption,
+    TrustOption,
     VerboseOption,
     session as _session,
 )
@@ -43,16 +45,6 @@ RefArgument = Annotated[
     ),
 ]
 RefsOption = list[str] | None
-TrustOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--trust", metavar="KEYFILE", help="Trust these keys only: a peer ID a line.", exists=True
-    ),
-]
-RuleOption = Annotated[
-    str | None,
-    typer.Option("--rule", metavar="2of3", help="How many of the trusted keys must approve."),
-]
 EXIT_REFUSED = 6
 
 
@@ -347,20 +339,18 @@ def _manifest(
     trust: Path | None = None,
     rule: str | None = None,
 ) -> Any:
+    params = {"ref": ref, "peers": list(from_peer or ()), "timeout": timeout}
+    return visit(session, Request("manifest", params | trust_params(trust, rule)))
+
+
+def trust_params(trust: Path | None, rule: str | None) -> dict[str, Any]:
+    """Return what a request says of whom to believe, and of how many must approve."""
     keys = []
     if trust is not None:
         from lattica.models import read_keys
 
         keys = [str(one.peer) for one in read_keys(trust)]
-    params = {
-        "ref": ref,
-        "peers": list(from_peer or ()),
-        "timeout": timeout,
-        "trust": keys,
-        "only": trust is not None,
-        "rule": rule,
-    }
-    return visit(session, Request("manifest", params))
+    return {"trust": keys, "only": trust is not None, "rule": rule}
 
 
 def _check_content(session: Session, found: Mapping[str, Any], path: Path | None) -> str:

@@ -110,6 +110,17 @@ DhtProtocolOption = Annotated[
     typer.Option("--dht-protocol", metavar="ID", help="Which DHT to join [/lattica/kad/1.0.0]."),
 ]
 
+TrustOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--trust", metavar="KEYFILE", help="Trust these keys only: a peer ID a line.", exists=True
+    ),
+]
+RuleOption = Annotated[
+    str | None,
+    typer.Option("--rule", metavar="2of3", help="How many of the trusted keys must approve."),
+]
+
 
 def session(
     home: Path | None,

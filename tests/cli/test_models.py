@@ -168,6 +168,15 @@ def test_a_model_is_published_verified_approved_and_fetched_in_parts(
         verified = run(tmp_path, "b", *one)
         assert (verified.returncode, verified.stdout) == (0, "valid\n")
 
+        gate = ("get", ticket, "-o", "gated.safetensors", "--trust", "keys", "--rule")
+        refused = run(tmp_path, "b", *gate, "2of2")
+        assert (refused.returncode, "not approved" in refused.stderr) == (6, True)
+        assert not (tmp_path / "gated.safetensors").exists()
+        taken = run(tmp_path, "b", *gate, "1of2")
+        assert taken.returncode == 0, taken.stderr
+        assert (tmp_path / "gated.safetensors").read_bytes() == source.read_bytes()
+        assert run(tmp_path, "b", *gate, "1of2", "--layers", "0:1").returncode == 2
+
         signed = run(tmp_path, "c", "manifest", "approve", ticket, "--from", addresses[0])
         assert signed.stdout.startswith("approved\t")
         chain = run(tmp_path, "b", "manifest", "lineage", ticket)

@@ -135,12 +135,18 @@ async def test_a_delta_that_nobody_has_or_that_lies_is_left_for_the_whole(
         lying: list[Any] = [bytes(link.base), bytes(link.result), bytes(other.delta), other.size]
         larger: list[Any] = [bytes(link.base), bytes(link.result), bytes(link.delta), 10]
         for number, bad in enumerate((gone, lying, larger)):
+            news: list[str] = []
             ticket = type(honest)(
                 honest.root, honest.peer, honest.addresses, {**honest.options, "deltas": [bad]}
             )
-            got = await peer.get(ticket, lab.folder / f"got2-{number}.safetensors")
+            got = await peer.get(
+                ticket,
+                lab.folder / f"got2-{number}.safetensors",
+                progress=lambda report, news=news: news.append(report.news),  # type: ignore[misc]
+            )
             assert got.path.read_bytes() == v2.read_bytes()
             assert got.deltas == ()
+            assert any("is of no use" in line for line in news), "the user is told"
 
 
 async def test_deltas_that_lie_of_sizes_or_hashes_cost_less_than_the_version(
@@ -194,8 +200,9 @@ async def test_what_deltas_of_no_use_took_counts_towards_what_is_worth_it(
         held = {base: lab.folder / "base"}
         monkeypatch.setattr(deltas, "_missing", missing)
         use = _deltas.DeltaUse()
-        await deltas._take(whole, lab.folder / "out", links, held, (), use)
-    assert (fetched, len(use.failures)) == (2, 2)  # a third would cost more than the whole
+        told: list[str] = []
+        await deltas._take(whole, lab.folder / "out", links, held, (), use, told.append)
+    assert (fetched, len(told)) == (2, 2)  # a third would cost more than the whole
 
 
 async def test_a_base_that_is_not_there_is_said_even_where_no_delta_is(

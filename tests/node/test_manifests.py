@@ -137,8 +137,16 @@ async def test_a_version_is_used_when_two_of_three_have_approved(lab: Lab) -> No
 
         await newest_is(1)  # one of three approves of the second: it is here, and not used
         assert not await reader.is_approved(await reader.manifest(second.cid), rule)
+        got = await reader.get(name, lab.folder / "one", rule=rule)
+        assert got.cid == first.root
+        with pytest.raises(NotApproved):
+            await reader.get(second.ticket, lab.folder / "two", rule=rule)
+        with pytest.raises(InvalidInput, match="names content"):
+            await reader.get(second.root, lab.folder / "two", rule=rule)
+        assert not (lab.folder / "two").exists()
         await x.vouch(second.ticket)
         await newest_is(2)
+        assert (await reader.get(name, lab.folder / "two", rule=rule)).cid == second.root
         await x.vouch(second.ticket, Verdict.REVOKE)
         await newest_is(1)
         said = await reader.statements(second.cid)
