@@ -21,6 +21,7 @@ from lattica.cid import CID
 from lattica.content import FetchStarted, Kind, ObjectReader, ObjectState, build, part_path
 from lattica.errors import InvalidInput, LatticaError
 from lattica.models import (
+    ANCHOR_EVERY,
     MAX_LINKS,
     CannotDelta,
     Delta,
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
     from lattica.ticket import Ticket
 
 SUFFIX = ".delta.safetensors"  # of the names under which deltas are kept in the store
-ANCHOR_EVERY = 20  # deltas in a row; then one that leads over all of them is made as well
 _TAG_CHARACTERS = 8  # of a CID, in the names of files between two steps
 _NO_SIZE = 1 << 62  # of an object whose ticket does not say: any delta is smaller
 _WORTH = 0.9  # of the whole: a delta that is larger is not kept

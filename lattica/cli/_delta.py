@@ -13,7 +13,6 @@ from ._options import HomeOption, JsonOption, QuietOption, VerboseOption, sessio
 
 app = typer.Typer(no_args_is_help=True)
 
-ANCHOR_EVERY = 20  # deltas in a row before a version should be published whole again
 _CODECS = ("auto", "sparse", "xor", "planes", "raw")
 
 
@@ -52,9 +51,11 @@ def make(
         ),
     ] = None,
     anchor_every: Annotated[
-        int,
-        typer.Option("--anchor-every", min=1, help="Say so when a chain gets as long as that."),
-    ] = ANCHOR_EVERY,
+        int | None,
+        typer.Option(
+            "--anchor-every", min=1, help="Say so when a chain gets as long as that [20]."
+        ),
+    ] = None,
     force: ForceOption = False,
     home: HomeOption = None,
     as_json: JsonOption = False,
@@ -65,7 +66,7 @@ def make(
     if codec not in _CODECS:
         raise typer.BadParameter(f"codec {codec!r}, expected one of {', '.join(_CODECS)}")
     with session(home, verbose, as_json=as_json, quiet=quiet) as run:
-        from lattica.models import DeltaCodec, chain_after, make_delta
+        from lattica.models import ANCHOR_EVERY, DeltaCodec, chain_after, make_delta
 
         _refuse_existing(output, force)
         anchor, depth = (None, 1) if previous is None else chain_after(previous, base)
@@ -83,7 +84,7 @@ def make(
             f"{full / summary.size:.1f} times smaller; {len(summary.entries)} tensors changed, "
             f"{summary.unchanged} did not"
         )
-        if depth >= anchor_every:
+        if depth >= (anchor_every or ANCHOR_EVERY):
             run.output.say(
                 f"note: {depth} deltas in a row since {summary.delta.anchor}: publish {new.name} "
                 "whole, too, for those who have none of the versions between"

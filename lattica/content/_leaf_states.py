@@ -48,10 +48,6 @@ class LeafStates:
 
     # what is known
 
-    def is_missing(self, leaf: int) -> bool:
-        """Whether nobody has been asked for it."""
-        return self._states[leaf] == _MISSING
-
     def is_owed_by_one(self, leaf: int) -> bool:
         """Whether one peer has been asked for it, and it is not here."""
         return self._states[leaf] == _ASKED

@@ -10,6 +10,7 @@ from ._delta import (
 )
 from ._delta_codec import DeltaCodec as DeltaCodec, DeltaError as DeltaError
 from ._delta_format import (
+    ANCHOR_EVERY as ANCHOR_EVERY,
     Delta as Delta,
     DeltaEntry as DeltaEntry,
     NotADelta as NotADelta,

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
 FORMAT = "1"
+ANCHOR_EVERY = 20  # deltas in a row; then a reader far behind is better off with another way
 _KEY = "lattica.delta"  # the format; every other key of ours begins with it
 _HEADER_NAME = "__header__"  # of the payload with the result's header
 _MAX_DEPTH = 1 << 20
