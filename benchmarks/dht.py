@@ -10,6 +10,7 @@ import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+from ._plot import Line, plot
 from ._report import Report
 from ._rounds import FOREIGN, tell
 from ._worker import ROOT, role, worker
@@ -27,6 +28,8 @@ def run(*, quick: bool, peers: bool) -> Report:
     report = Report("dht")
     simulated = _simulate(quick=quick)
     _note_growth(report, simulated["growth"])
+    if not quick:
+        _draw(simulated["growth"])
     _note_trouble(report, simulated["trouble"])
     for nodes in (8,) if quick else (8, 32):
         _measure_processes(report, nodes, rounds=3 if quick else 5, quick=quick, peers=peers)
@@ -100,7 +103,6 @@ def _note_growth(report: Report, growth: dict[str, dict[str, float]]) -> None:
         report.notes.append(
             f"{name} = {slope:.2f} · log2 n {start:+.2f}, largest residual {residual:.2f}"
         )
-    _plot(report, sizes, growth)
 
 
 def fit_log2(sizes: Sequence[int], values: Sequence[float]) -> tuple[float, float, float]:
@@ -119,35 +121,25 @@ def _note_trouble(report: Report, trouble: dict[str, dict[str, float]]) -> None:
                 report.add(f"{names.get(name, name)}_{figure}", "", [value])
 
 
-def _plot(report: Report, sizes: Sequence[int], growth: dict[str, dict[str, float]]) -> None:
-    try:
-        import matplotlib as mpl  # an extra of nobody: whoever wants the plot installs it
-    except ImportError:
-        report.notes.append("no plot: `pip install matplotlib` draws benchmarks/results/dht.svg")
-        return
-    mpl.use("svg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(1, 3, figsize=(12, 3.6))
-    panels = (
-        ("hops", "steps of a lookup"),
-        ("requests", "requests of a lookup"),
-        ("bytes_per_hour", "bytes a node an hour, at rest"),
-    )
-    for axis, (name, title) in zip(axes, panels, strict=True):
+def _draw(growth: dict[str, dict[str, float]]) -> None:
+    """Draw how lookups grow, beside the lines that were fitted."""
+    sizes = sorted(int(size) for size in growth)
+    lines = []
+    for name, label in (("hops", "steps"), ("requests", "requests")):
         values = [growth[str(nodes)][name] for nodes in sizes]
-        axis.semilogx(sizes, values, "o-", base=10)
-        if name != "bytes_per_hour":
-            slope, start, _ = fit_log2(sizes, values)
-            line = [slope * math.log2(size) + start for size in sizes]
-            axis.semilogx(sizes, line, "--", label=f"{slope:.2f} · log2 n {start:+.2f}")
-            axis.legend()
-        axis.set(title=title, xlabel="nodes", ylim=(0, None))
-    figure.tight_layout()
-    path = ROOT / "benchmarks" / "results" / "dht.svg"
-    path.parent.mkdir(exist_ok=True)
-    figure.savefig(path, metadata={"Date": None})
-    report.notes.append(f"plot: {path.relative_to(ROOT)}")
+        slope, start, _ = fit_log2(sizes, values)
+        fitted = [slope * math.log2(size) + start for size in sizes]
+        lines += [Line(label, sizes, values)]
+        lines += [Line(f"{slope:.2f} · log2 n {start:+.2f}", sizes, fitted)]
+    plot(
+        "dht",
+        lines,
+        title="What a lookup costs as the network grows",
+        x_label="simulated nodes",
+        y_label="per lookup",
+        log_x=True,
+        log_y=True,
+    )
 
 
 # Real processes.

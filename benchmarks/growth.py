@@ -36,7 +36,8 @@ def run(*, quick: bool, peers: bool) -> Report:
         report.add(f"{name}_cpu", "s/GB", [row["cpu_s"] / row["mib"] / MIB * 1e9])
         report.add(f"{name}_peak", "MiB", [row["peak_mib"]])
         report.targets[f"{name}_peak"] = ("<=", 256)
-    _draw(table, "quick" if quick else "full")
+    if not quick:
+        _draw(table)
     return report
 
 
@@ -78,11 +79,10 @@ def _write(path: Path, mib: int) -> None:
             file.write(pattern)
 
 
-def _draw(table: list[dict[str, float]], kind: str) -> None:
+def _draw(table: list[dict[str, float]]) -> None:
     """Write the table and its picture."""
     RESULTS.mkdir(exist_ok=True)
-    body = {"kind": kind, "rows": table}
-    (RESULTS / "growth.json").write_text(json.dumps(body, indent=1) + "\n")
+    (RESULTS / "growth.json").write_text(json.dumps(table, indent=1) + "\n")
     by_size = [row for row in table if row["providers"] == 1]
     sizes = [row["mib"] for row in by_size]
     plot(

@@ -33,6 +33,7 @@ from lattica.dht._records import (
     MAX_ENTRIES,
     MAX_SET,
     MAX_VALUE,
+    _is_signed,
     encode_set,
     sign_entry,
 )
@@ -107,6 +108,23 @@ def test_entries_of_different_authors_and_subkeys_stand_side_by_side() -> None:
         answer = kept.put(put(one), now=NOW)
         assert answer.record == Record(KEY, encode_set([one]))
     assert len(held(kept)) == 6
+
+
+def test_a_signature_that_held_once_says_nothing_of_other_bytes() -> None:
+    true = entry()
+    assert true.is_signed(SCOPE, KEY)
+    assert true.is_signed(SCOPE, KEY), "remembered"
+    assert not true.is_signed(SCOPE, KEY + b"x")
+    assert not true.is_signed("/another", KEY)
+    assert not replace(true, sequence=2).is_signed(SCOPE, KEY)
+    assert not replace(true, signature=FORGED).is_signed(SCOPE, KEY)
+    assert not replace(true, author=WRITERS[1].peer_id).is_signed(SCOPE, KEY)
+
+
+def test_signatures_that_are_remembered_are_bounded() -> None:
+    for number in range(600):
+        assert entry(sequence=number).is_signed(SCOPE, KEY)
+    assert _is_signed.cache_info().currsize <= 512
 
 
 def test_who_asks_for_a_short_answer_is_told_in_a_word_that_it_is_kept() -> None:
