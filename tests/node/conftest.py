@@ -5,20 +5,16 @@ from __future__ import annotations
 import json
 import random
 import struct
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import pytest
-import trio
 
 import lattica
 from lattica.transport.memory import MemoryNetwork
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
-
-_T = TypeVar("_T")
 
 
 class Lab:
@@ -67,18 +63,3 @@ class Lab:
 @pytest.fixture
 def lab(tmp_path: Path) -> Lab:
     return Lab(tmp_path)
-
-
-@pytest.fixture
-def instant_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let worker threads take no time: a virtual clock jumps ahead while a real one works."""
-    monkeypatch.setattr(trio.to_thread, "run_sync", _run_at_once)
-    monkeypatch.setattr(trio.from_thread, "check_cancelled", lambda: None)
-    monkeypatch.setattr(trio.from_thread, "run_sync", lambda work, *args: work(*args))
-
-
-async def _run_at_once(work: Callable[..., _T], *args: object, **_options: object) -> _T:
-    await trio.lowlevel.checkpoint_if_cancelled()
-    result = work(*args)
-    await trio.lowlevel.cancel_shielded_checkpoint()
-    return result

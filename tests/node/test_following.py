@@ -29,7 +29,7 @@ SETTLED_S = 5  # virtual: connections and subscriptions are there by then
 
 
 async def test_a_follower_hears_of_each_new_version_and_opens_it(
-    lab: Lab, autojump_clock: MockClock, instant_threads: None
+    lab: Lab, autojump_clock: MockClock
 ) -> None:
     async with lab.node("a") as a, lab.node("b", a.addresses[0]) as b:
         first = await a.publish("team/model", STATE)
@@ -46,7 +46,7 @@ async def test_a_follower_hears_of_each_new_version_and_opens_it(
 
 
 async def test_what_is_old_forged_or_of_another_name_is_not_taken(
-    lab: Lab, autojump_clock: MockClock, instant_threads: None
+    lab: Lab, autojump_clock: MockClock
 ) -> None:
     async with lab.node("a") as a, lab.node("b", a.addresses[0]) as b:
         first = await a.publish("team/model", STATE)
@@ -72,9 +72,7 @@ async def test_what_is_old_forged_or_of_another_name_is_not_taken(
         assert newest.manifest == second.cid
 
 
-async def test_a_follower_in_between_passes_it_on(
-    lab: Lab, autojump_clock: MockClock, instant_threads: None
-) -> None:
+async def test_a_follower_in_between_passes_it_on(lab: Lab, autojump_clock: MockClock) -> None:
     async with lab.node("a") as a, lab.node("b", a.addresses[0]) as b:
         async with lab.node("c", b.addresses[0]) as c:
             name = Name(a.id, "team/model")

@@ -171,7 +171,7 @@ async def test_parts_of_ranks_are_read_as_they_are(lab: Lab) -> None:
 
 
 async def test_a_delta_that_lies_or_is_gone_is_left_for_the_whole(
-    lab: Lab, autojump_clock: object, instant_threads: None
+    lab: Lab, autojump_clock: object
 ) -> None:
     async with lab.node("a") as a, lab.node("b") as b:
         _, second, third = await publish(a, 1, 2, 3)

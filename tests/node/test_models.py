@@ -155,7 +155,7 @@ async def test_a_state_is_filled_in_place(lab: Lab, tmp_path: Path) -> None:
 
 
 async def test_a_row_that_was_tampered_with_is_never_given(
-    lab: Lab, tmp_path: Path, autojump_clock: trio.testing.MockClock, instant_threads: None
+    lab: Lab, tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
     path = tmp_path / "m.safetensors"
     save_file(make_state(), path)
@@ -291,7 +291,7 @@ with lattica.Node(folder / "b", listen=["/ip4/127.0.0.1/tcp/0"], mdns=False) as 
 
 
 async def test_a_liar_is_named_and_an_honest_peer_gives_the_right_rows(
-    lab: Lab, tmp_path: Path, autojump_clock: trio.testing.MockClock, instant_threads: None
+    lab: Lab, tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
     state = make_state()
     save_file(state, tmp_path / "m.safetensors")

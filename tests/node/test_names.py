@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 async def test_of_eight_peers_three_that_replay_an_old_version_take_nobody_back(
-    lab: Lab, autojump_clock: MockClock, instant_threads: None
+    lab: Lab, autojump_clock: MockClock
 ) -> None:
     ends: dict[str, trio.CancelScope] = {}
 
