@@ -2,6 +2,7 @@
 
 from ._bootstrap import BootstrapPhase as BootstrapPhase, BootstrapStatus as BootstrapStatus
 from ._clock import ClockSkew as ClockSkew
+from ._keys import InvalidKey as InvalidKey
 from ._lookup_report import LookupReport as LookupReport, Outcome as Outcome
 from ._messages import MessageError as MessageError
 from ._namespaces import (
@@ -34,6 +35,5 @@ from ._values import (
 from .service import (
     DEFAULT_PROTOCOL as DEFAULT_PROTOCOL,
     Dht as Dht,
-    InvalidKey as InvalidKey,
     open_dht as open_dht,
 )

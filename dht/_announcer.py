@@ -23,10 +23,10 @@ from lattica.transport import PeerInfo
 
 from ._keys import KEY_BITS, K, position
 from ._messages import Message, MessageType, Peer, encode, frame
-from ._providers import ALARM_SECONDS, PROVIDER_SECONDS
+from ._providers import ALARM_SECONDS, PROVIDER_SECONDS, check_multihash
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
     from lattica.transport import Mesh
 
@@ -52,6 +52,32 @@ class Announcer:
     def wake(self) -> None:
         """Look at the schedule again: it has changed, or there is somebody to tell now."""
         self._changed.set()
+
+    def keep(self, multihashes: Iterable[bytes]) -> list[bytes]:
+        """Announce these from now on, each once. Raises InvalidKey, and then none of them is."""
+        keys = list(dict.fromkeys(multihashes))
+        for key in keys:
+            check_multihash(key)
+        for key in keys:
+            self._schedule.add(key, now=trio.current_time())
+        return keys
+
+    async def provide(
+        self, multihashes: Iterable[bytes], *, first_contact: Callable[[], Awaitable[None]]
+    ) -> int:
+        """Announce these now and from now on; returns how many peers were told of each, at least.
+
+        `first_contact` waits until there is somebody to tell. Cancelled, they are due again soon.
+        Raises InvalidKey.
+        """
+        keys = self.keep(multihashes)
+        self._schedule.start(keys)
+        try:
+            await first_contact()
+        except BaseException:
+            self._note(keys, Counter())
+            raise
+        return await self.announce(keys)
 
     async def run(self) -> None:
         """Announce whatever is due, as long as there is anybody to tell. Runs until cancelled."""

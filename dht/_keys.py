@@ -12,12 +12,21 @@ import functools
 import hashlib
 from typing import TYPE_CHECKING
 
+from lattica.errors import InvalidInput
+
 if TYPE_CHECKING:
     import random
 
 KEY_BITS = 256
 K = 20  # peers that answer for a key, and contacts per bucket (libp2p kad-dht: replication)
 MAX_AIMED_BITS = 12  # leading bits that `key_sharing` meets: 8 192 hashes or so, about 5 ms
+
+
+class InvalidKey(InvalidInput):
+    """The key is too short or too long."""
+
+    code = "dht-key"
+    hint = "content is looked up by its multihash, a peer by its peer ID"
 
 
 def position(key: bytes) -> int:

@@ -21,7 +21,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ._keys import position
+from ._keys import InvalidKey, position
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -40,6 +40,12 @@ MAX_RECORDS = 65_536  # in all; some 700 bytes each, so 45 MiB
 MAX_RECORDS_PER_PEER = 16_384  # fifty large models, tensor by tensor
 MAX_PROVIDERS_PER_KEY = 512
 MAX_PROVIDER_KEY = 256  # bytes; a multihash has up to 130
+
+
+def check_multihash(key: bytes) -> None:
+    """Raise InvalidKey where `key` cannot be what content is provided under."""
+    if not 1 <= len(key) <= MAX_PROVIDER_KEY:
+        raise InvalidKey(f"a key of {len(key)} bytes, expected a multihash")
 
 
 class ProviderStore:

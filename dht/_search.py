@@ -1,4 +1,4 @@
-"""Providers as they are found: what `Dht.find_providers` returns."""
+"""Searching for providers: the lookup, and what it has found, handed out as it comes."""
 
 from __future__ import annotations
 
@@ -7,12 +7,56 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from lattica.transport import PeerInfo
+
+from ._messages import Message, MessageType
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
 
-    from lattica.transport import PeerInfo
+    from lattica.identity import PeerId
 
+    from ._client import Client
     from ._lookup_report import LookupReport
+
+
+async def search_providers(
+    client: Client,
+    multihash: bytes,
+    *,
+    recorded: Sequence[PeerId],
+    count: int,
+    first_contact: Callable[[], Awaitable[None]],
+    findings: Findings,
+) -> None:
+    """Search for up to `count` providers of `multihash`, and put them into `findings`.
+
+    Args:
+        client: asks.
+        multihash: what they should have.
+        recorded: peers that said so to this node itself.
+        count: how many to look for.
+        first_contact: waits until there is somebody to ask.
+        findings: where they go. A search that nobody reads any more ends.
+    """
+    lookup = client.new_lookup(multihash, wanted=count)
+
+    def hand_out(news: Sequence[PeerInfo]) -> None:
+        findings.put(client.info_of(info.peer, info.addresses) for info in news)
+
+    try:
+        hand_out(lookup.found(PeerInfo(peer, ()) for peer in recorded))
+        await first_contact()
+        lookup.seed(client.seeds(multihash))
+        await client.walk(
+            lookup,
+            Message(MessageType.GET_PROVIDERS, multihash),
+            found=hand_out,
+            enough=lambda: findings.abandoned,
+        )
+        hand_out(lookup.rest())
+    finally:
+        findings.finish(lookup.report())
 
 
 class Findings:

@@ -18,12 +18,12 @@ from __future__ import annotations
 import random
 import time
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
 
 from lattica._nursery import private_nursery
-from lattica.errors import InvalidInput
 from lattica.transport import PeerInfo
 
 from ._announcer import Announcer
@@ -34,15 +34,15 @@ from ._contacts import ContactFile
 from ._crawl import MAX_PEERS as MAX_CRAWLED
 from ._crawler import crawl
 from ._keeper import Keeper
-from ._keys import K
+from ._keys import InvalidKey, K
 from ._messages import MAX_KEY, Message, MessageType
 from ._namespaces import Namespaces, Rules
 from ._persist import Persistence
 from ._placing import Placer
-from ._providers import MAX_PROVIDER_KEY, ProviderStore, ProvideSchedule
+from ._providers import ProviderStore, ProvideSchedule, check_multihash
 from ._renewal import Renewal
 from ._role import Role
-from ._search import Findings, ProviderSearch
+from ._search import Findings, ProviderSearch, search_providers
 from ._serving import MeshDirectory, Serving
 from ._status import DhtStatus
 from ._table import Contact, RoutingTable
@@ -50,7 +50,7 @@ from ._upkeep import Upkeep
 from ._values import TTL, Values
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterable, Mapping
     from pathlib import Path
 
     from lattica.codec import Value
@@ -60,13 +60,6 @@ if TYPE_CHECKING:
     from ._results import CrawlResult, GetResult, PutResult
 
 DEFAULT_PROTOCOL = "/lattica/kad/1.0.0"
-
-
-class InvalidKey(InvalidInput):
-    """The key is too short or too long."""
-
-    code = "dht-key"
-    hint = "content is looked up by its multihash, a peer by its peer ID"
 
 
 class Dht:
@@ -209,11 +202,20 @@ class Dht:
         Raises:
             InvalidKey: no multihash.
         """
-        _check_multihash(multihash)
+        check_multihash(multihash)
 
         def start(findings: Findings) -> None:
             self._check_open()
-            self._nursery.start_soon(self._search, multihash, count, findings)
+            search = partial(
+                search_providers,
+                self._client,
+                multihash,
+                recorded=self._store.providers(multihash, now=trio.current_time()),
+                count=count,
+                first_contact=self._upkeep.first_contact,
+                findings=findings,
+            )
+            self._nursery.start_soon(search)
 
         return ProviderSearch(start)
 
@@ -234,20 +236,11 @@ class Dht:
         Keys near to each other share their lookup, so this is far cheaper than one by one.
         """
         self._check_open()
-        keys = self._add_provided(multihashes)
-        self._schedule.start(keys)
-        try:
-            await self._upkeep.first_contact()
-        except BaseException:
-            for key in keys:
-                self._schedule.postpone(key, now=trio.current_time())
-            self._announcer.wake()
-            raise
-        return await self._announcer.announce(keys)
+        return await self._announcer.provide(multihashes, first_contact=self._upkeep.first_contact)
 
     def keep_providing(self, multihashes: Iterable[bytes]) -> None:
         """Announce these from now on, in the background. Raises InvalidKey."""
-        self._add_provided(multihashes)
+        self._announcer.keep(multihashes)
         self._announcer.wake()
 
     def stop_providing(self, multihash: bytes) -> None:
@@ -373,36 +366,6 @@ class Dht:
             bootstrap=self._upkeep.bootstrap_statuses(now),
         )
 
-    async def _search(self, multihash: bytes, count: int, findings: Findings) -> None:
-        client = self._client
-        lookup = client.new_lookup(multihash, wanted=count)
-
-        def hand_out(news: Sequence[PeerInfo]) -> None:
-            findings.put(client.info_of(info.peer, info.addresses) for info in news)
-
-        try:
-            recorded = self._store.providers(multihash, now=trio.current_time())
-            hand_out(lookup.found(PeerInfo(peer, ()) for peer in recorded))
-            await self._upkeep.first_contact()
-            lookup.seed(client.seeds(multihash))
-            await client.walk(
-                lookup,
-                Message(MessageType.GET_PROVIDERS, multihash),
-                found=hand_out,
-                enough=lambda: findings.abandoned,
-            )
-            hand_out(lookup.rest())
-        finally:
-            findings.finish(lookup.report())
-
-    def _add_provided(self, multihashes: Iterable[bytes]) -> list[bytes]:
-        keys = list(dict.fromkeys(multihashes))
-        for key in keys:
-            _check_multihash(key)
-        for key in keys:
-            self._schedule.add(key, now=trio.current_time())
-        return keys
-
     def _check_open(self) -> None:
         if self._closed:
             raise trio.ClosedResourceError("the DHT is closed")
@@ -483,8 +446,3 @@ async def open_dht(
 
 def _bytes(name: str | bytes) -> bytes:
     return name.encode() if isinstance(name, str) else name
-
-
-def _check_multihash(key: bytes) -> None:
-    if not 1 <= len(key) <= MAX_PROVIDER_KEY:
-        raise InvalidKey(f"a key of {len(key)} bytes, expected a multihash")
