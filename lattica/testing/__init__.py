@@ -16,9 +16,9 @@ from ._cluster import (
     ClusterHost as ClusterHost,
     open_cluster as open_cluster,
 )
-from ._dht import (
+from ._dht_node import SimulatedDht as SimulatedDht
+from ._dht_world import (
     DhtWorld as DhtWorld,
-    SimulatedDht as SimulatedDht,
     peer_near as peer_near,
     random_peer as random_peer,
 )

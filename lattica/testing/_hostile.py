@@ -15,7 +15,8 @@ from lattica.dht._messages import MAX_PEERS, Message, MessageType, Peer, Record
 from lattica.dht._records import decode_entry, decode_set, encode_set
 from lattica.transport import PeerInfo
 
-from ._dht import SimulatedDht, random_peer
+from ._dht_node import SimulatedDht
+from ._dht_world import random_peer
 
 if TYPE_CHECKING:
     from collections.abc import Hashable

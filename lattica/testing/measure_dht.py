@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from lattica.dht._keys import position
 from lattica.identity import Identity
 
-from ._dht import DhtWorld
+from ._dht_world import DhtWorld
 from ._hostile import Eclipser, Forger, Gang, Hostile, Silent, Stale, Withholder
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from lattica.dht._lookup import Lookup
     from lattica.identity import PeerId
 
-    from ._dht import SimulatedDht
+    from ._dht_node import SimulatedDht
     from ._scenario import Run
 
 OPERATION_SECONDS = 120.0  # of virtual time, in which a lookup must have ended

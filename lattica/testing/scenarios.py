@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import sys
 
+from ._dht_scenarios import SCENARIOS as _DHT
 from ._scenario import (
     Outcome as Outcome,
     Run as Run,
@@ -17,7 +18,6 @@ from ._scenario import (
     UnknownScenario as UnknownScenario,
     summarise as summarise,
 )
-from ._scenarios_dht import SCENARIOS as _DHT
 
 SCENARIOS = {scenario.name: scenario for scenario in _DHT}
 

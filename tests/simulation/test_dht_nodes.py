@@ -9,8 +9,7 @@ import pytest
 
 from lattica.dht._keys import K, position, shared_bits
 from lattica.dht._messages import Message, MessageType, Peer, encode, frame
-from lattica.testing import Simulation
-from lattica.testing._dht import DhtWorld, peer_near, random_peer
+from lattica.testing import DhtWorld, Simulation, peer_near, random_peer
 from lattica.transport import PeerInfo
 
 if TYPE_CHECKING:

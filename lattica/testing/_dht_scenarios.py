@@ -10,7 +10,7 @@ from lattica.dht._keys import shared_bits
 from lattica.identity import Identity
 from lattica.transport import ip_group
 
-from ._dht import DhtWorld, peer_near, random_peer
+from ._dht_world import DhtWorld, peer_near, random_peer
 from ._faults import Heal, Partition, churn
 from ._hostile import Eclipser, Forger, Gang, Stale, Withholder
 from ._scenario import Run, Scenario
