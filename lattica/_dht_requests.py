@@ -7,7 +7,7 @@ import binascii
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from lattica._dht_sync import DAY_SECONDS, gather, within
+from lattica._sync_dht import DAY_SECONDS, gather, within
 from lattica.cid import CID
 from lattica.errors import InvalidInput, NotFound
 from lattica.identity import PeerId

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-    from lattica._models import ModelCalls
+    from lattica._model_calls import ModelCalls
     from lattica._tensor_files import Choice
     from lattica.cid import CID
     from lattica.codec import Array

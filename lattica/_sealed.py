@@ -22,10 +22,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
+    from lattica._read_calls import ReadCalls
+    from lattica._share_calls import ShareCalls
     from lattica.cid import CID, HashFunction
     from lattica.content import Built, ObjectReader
     from lattica.identity import Identity
-    from lattica.node import AsyncNode
     from lattica.results import ProgressCallback
     from lattica.ticket import Ticket
     from lattica.transport import Multiaddr
@@ -40,7 +41,7 @@ def recipients_of(texts: Iterable[PeerId | str]) -> list[PeerId]:
 
 
 async def share_sealed(
-    node: AsyncNode,
+    node: ShareCalls,
     path: Path | str,
     recipients: list[PeerId],
     name: str | None,
@@ -85,7 +86,7 @@ async def share_sealed(
 
 
 async def get_sealed(
-    node: AsyncNode,
+    node: ReadCalls,
     ref: Ticket | CID | str,
     destination: Path | str | None,
     peers: Sequence[Multiaddr | str],

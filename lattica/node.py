@@ -1,11 +1,14 @@
 """The node: everything below, wired. `async with lattica.open_node() as node`.
 
 A node owns a home (key, store), listens, joins the DHT through its bootstrap peers, serves what it
-shares, and offers the control socket by which commands use it. The methods hold no protocol; they
+shares, and offers the control socket by which commands use it. Its methods hold no protocol; they
 name the parts that do, in the order in which the data flows:
 
     share   models cuts the file > content hashes it > the store keeps the index > the DHT is told
     get     ticket or CID > peers from the ticket and the DHT > exchange fetches > the DHT is told
+
+They stand in one file for each thing that a node does: `_share_calls`, `_get_calls`, `_read_calls`,
+`_store_calls` and `_model_calls`; what is here opens the node, and says who it is.
 
 Share, get, verify and ping take `timeout` in seconds (DeadlineExceeded). All may be cancelled: a
 share then is not shared, and a get leaves a part file that the next get of the same object resumes.
@@ -13,7 +16,6 @@ share then is not shared, and a get leaves a part file that the next get of the 
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 from contextlib import AsyncExitStack, asynccontextmanager, closing
@@ -27,66 +29,48 @@ import trio
 from lattica import _requests, config
 from lattica._catalog import Catalog
 from lattica._control_server import open_control
-from lattica._cutting import cutting
 from lattica._deadline import deadline
-from lattica._deltas import Deltas, DeltaUse, ways_to
+from lattica._deltas import Deltas
 from lattica._finding import ObjectNotHere as ObjectNotHere
 from lattica._following import Following
+from lattica._get_calls import GetCalls
 from lattica._home import open_home
 from lattica._listen import default_addresses, remember
 from lattica._mdns import open_mdns
-from lattica._models import ModelCalls
 from lattica._nursery import private_nursery
-from lattica._origins import check_public, open_origins
 from lattica._private import is_found_locally, open_keys, open_psk, private_dht, under_psk
 from lattica._providing import Providing
 from lattica._read_calls import TooManyOpen as TooManyOpen
-from lattica._reference import destination_of, is_name, read_reference, source_of
-from lattica._report import FetchReporter, reporter
-from lattica._sealed import get_sealed, recipients_of, share_sealed
 from lattica._store_calls import StoreCalls
 from lattica._swarm import Swarms
-from lattica.cid import CID, HashFunction
 from lattica.content import (
     Compress,
     ExchangeLimits,
     ObjectState,
-    Selection,
     Store,
-    Symlinks,
-    build_in_thread,
     open_exchange,
 )
 from lattica.dht import open_dht
-from lattica.errors import InvalidInput
 from lattica.identity import Identity, PeerId
-from lattica.models import NameStore, cut_file
+from lattica.models import NameStore
 from lattica.pubsub import open_pubsub
-from lattica.results import Fetched, Peer, Phase, Pong, Share, Source, Status
-from lattica.ticket import Ticket, fitting, is_plain_name
-from lattica.transport import Multiaddr, PeerInfo, open_mesh
+from lattica.results import Peer, Pong, Status
+from lattica.transport import Multiaddr, open_mesh
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
 
-    from lattica import content
     from lattica._control_server import ControlServer
     from lattica._home import Home
-    from lattica.codec import Value
-    from lattica.content import Exchange, FetchEvent, Origin, StoredObject
+    from lattica.content import Exchange, StoredObject
     from lattica.dht import Dht, Rules
-    from lattica.models import DeltaLink, Rule
     from lattica.private_swarm import SwarmKeyFile
     from lattica.pubsub import Pubsub, Subscription
-    from lattica.results import Announcement, ProgressCallback
+    from lattica.results import Announcement
     from lattica.transport import Connection, Mesh, Transport
 
-logger = logging.getLogger(__name__)
-
 VERSION = version("lattica-mesh")
-_EVERYTHING = Selection()
-_DELTA_PATIENCE_S = 5.0  # without anyone who has a delta; then another way is taken
 
 
 @asynccontextmanager
@@ -211,7 +195,7 @@ async def open_node(
                 nursery.cancel_scope.cancel()
 
 
-class AsyncNode(ModelCalls, StoreCalls):
+class AsyncNode(GetCalls, StoreCalls):
     """A running node. Made by `open_node`; lives as long as its block.
 
     Attributes:
@@ -310,281 +294,6 @@ class AsyncNode(ModelCalls, StoreCalls):
         """Wait until no command uses this node over its control socket."""
         await self._control.wait_idle()
 
-    # content
-
-    async def share(
-        self,
-        path: Path | str,
-        *,
-        name: str | None = None,
-        hash_function: HashFunction = HashFunction.BLAKE3,
-        follow_symlinks: bool = False,
-        symlinks: str = "refuse",
-        include: Sequence[str] = (),
-        exclude: Sequence[str] = (),
-        origin: str | None = None,
-        chunk: str | None = None,
-        base: Path | str | None = None,
-        encrypt_to: Sequence[PeerId | str] = (),
-        progress: ProgressCallback | None = None,
-        timeout: float | None = None,
-    ) -> Share:
-        """Share a file or directory in place: hash it, serve it, tell the DHT.
-
-        Nothing is copied. When a file changes, the node stops serving what no longer matches.
-
-        Args:
-            path: what to share.
-            name: what others call it.
-            hash_function: of every leaf and index block.
-            follow_symlinks: the same as `symlinks="follow"`.
-            symlinks: of a directory: `refuse` them, `follow` those to files and share these in
-                their place, as Hugging Face's cache has them, or `skip` them.
-            include: patterns for paths in a directory, as `*.json`; only matching files are shared.
-            exclude: matching files are not.
-            origin: where else it lies, an http or https address; the ticket names it to those who
-                allow that (see `get`).
-            chunk: how files that are no checkpoints are cut: `cdc`, at places that their content
-                chooses, so that versions of a file share what is equal in them wherever it moves;
-                or a size of leaves like `1M`.
-            base: an older version of a safetensors file. The delta from it is made and shared as
-                well, and named in the ticket: who holds that version gets this one by it.
-            encrypt_to: peer IDs of those who may read it: what is shared then is a sealed copy, in
-                the store, that others store and serve without reading it. `name` is sealed, too.
-            progress: called with `Progress` a few times a second.
-            timeout: seconds for the hashing.
-
-        Raises:
-            InvalidInput: there is nothing at `path` to share, or the key of this node, or a name
-                that could be misread elsewhere.
-            SourceChanged: it changed while it was hashed.
-        """
-        more: dict[str, Value] = {} if origin is None else {"origin": check_public(origin)}
-        if encrypt_to:
-            others = (follow_symlinks, symlinks != "refuse", include, exclude, origin, chunk, base)
-            if any(others):
-                raise InvalidInput("what is sealed is sealed whole", hint="leave other options out")
-            return await share_sealed(
-                self, path, recipients_of(encrypt_to), name, hash_function, progress, timeout
-            )
-        policy = Symlinks.FOLLOW if follow_symlinks else Symlinks.of(symlinks)
-        selection = Selection(tuple(include), tuple(exclude))
-        with deadline(timeout, f"share {path}"):
-            started = trio.current_time()
-            path, total = await trio.to_thread.run_sync(
-                partial(
-                    source_of,
-                    path,
-                    self._home.key,
-                    follow_symlinks=policy is Symlinks.FOLLOW,
-                    takes=selection.takes,
-                )
-            )
-            built = await build_in_thread(
-                path,
-                segments=await trio.to_thread.run_sync(cutting, chunk),
-                hash_function=hash_function,
-                symlinks=policy,
-                selection=selection,
-                progress=reporter(progress, Phase.HASH, total),
-            )
-            stored = await trio.to_thread.run_sync(partial(self.store.add, built, name=name))
-            if base is not None:
-                await self._deltas.share(base, stored)
-            deltas = await self._deltas.links_to(stored.root)
-            seconds = trio.current_time() - started
-        await self._provide()
-        await self._swarms.announce(stored)
-        return Share(
-            cid=stored.root,
-            ticket=self.ticket(stored, more, deltas),
-            name=stored.name,
-            path=stored.path,
-            kind=stored.kind,
-            size=stored.size,
-            segments=sum(len(file.segments) for file in built.files),
-            seconds=seconds,
-        )
-
-    def ticket(
-        self,
-        stored: StoredObject,
-        more: Mapping[str, Value] | None = None,
-        deltas: Sequence[DeltaLink] = (),
-    ) -> Ticket:
-        """Return the ticket by which others get an object from this node.
-
-        `more`: further options of it, as `origin`. `deltas` that lead to it are named as far as
-        there is room.
-        """
-        options: dict[str, Value] = {"size": stored.size, **(more or {})}
-        if self.swarm is not None:
-            options["swarm"] = self.swarm
-        if is_plain_name(stored.name):
-            options["name"] = stored.name
-        return fitting(stored.root, self.id, self.mesh.addresses, options, deltas)
-
-    async def get(
-        self,
-        ref: Ticket | CID | str,
-        destination: Path | str | None = None,
-        *,
-        peers: Sequence[Multiaddr | str] = (),
-        include: Sequence[str] = (),
-        exclude: Sequence[str] = (),
-        origins: Sequence[str] = (),
-        use_origin: bool = False,
-        base: Path | str | None = None,
-        rule: Rule | None = None,
-        overwrite: bool = False,
-        unseal: bool | None = None,
-        progress: ProgressCallback | None = None,
-        timeout: float | None = None,
-    ) -> Fetched:
-        """Fetch an object, verified leaf by leaf, into `destination`; from then on, serve it.
-
-        Cancelled or failed, a part file stays beside `destination`; the same call resumes it.
-
-        Args:
-            ref: a ticket or a CID.
-            destination: the file or directory to make; an existing directory gets it inside.
-                Default: the current directory, under the name that the ticket or an announcement
-                gives, else its CID.
-            peers: addresses of peers to ask beside those that are found.
-            include: patterns for paths in a directory, as `*.json`; only matching files are
-                fetched. What arrives is an object of its own, see `Fetched.part_of`.
-            exclude: matching files are not fetched.
-            origins: where it lies besides, to be read while no peer serves it: paths (files,
-                directories, or repositories in Hugging Face's cache) and http or https addresses.
-            use_origin: read the origin that the ticket names, too. Who wrote the ticket then makes
-                this node ask a server of their choice, one on the local network perhaps.
-            base: an older version, or a folder of them, beside those that this node holds: where
-                the ticket names a delta from one, and that costs least, only the delta travels.
-            rule: take only what it says enough people approve of: of a name the newest version that
-                they do, of a manifest that or nothing.
-            overwrite: replace what stands at `destination`.
-            unseal: open what was sealed for this node while it comes, and keep no sealed copy;
-                False takes it as it is, for others. Default: what the ticket says.
-            progress: called with `Progress` a few times a second.
-            timeout: seconds for all of it.
-
-        Raises:
-            NoProvider: nobody was found who has it.
-            Unreachable: those found could not be reached, or were lost.
-            IntegrityError: only peers that sent wrong bytes are left to ask.
-            InvalidInput: `ref` is neither, or something else stands at `destination`.
-            NotARecipient: it is sealed to others, and was to be opened; none of it was fetched.
-            NotApproved: too few approve of it.
-        """
-        ticket = None if is_name(ref) else read_reference(ref)[1]
-        if unseal or (unseal is None and ticket is not None and ticket.sealed):
-            if include or exclude:
-                raise InvalidInput("what is sealed is opened whole", hint="leave the patterns out")
-            return await get_sealed(self, ref, destination, peers, overwrite, progress, timeout)
-        return await self._obtain(
-            ref,
-            partial(destination_of, destination),
-            peers=peers,
-            overwrite=overwrite,
-            progress=progress,
-            timeout=timeout,
-            selection=Selection(tuple(include), tuple(exclude)),
-            origins=origins,
-            use_origin=use_origin or self._use_origin,
-            base=base,
-            rule=rule,
-        )
-
-    async def cache(
-        self,
-        ref: Ticket | CID | str,
-        *,
-        pin: bool = False,
-        peers: Sequence[Multiaddr | str] = (),
-        progress: ProgressCallback | None = None,
-        timeout: float | None = None,
-    ) -> Fetched:
-        """Fetch an object for the store to keep and serve, as long as its quota allows.
-
-        What is here already stays where it is; what of it is damaged is mended.
-
-        Args:
-            ref: a ticket or a CID.
-            pin: keep it when others need the room.
-            peers: as `get`.
-            progress: as `get`.
-            timeout: as `get`.
-
-        Raises:
-            QuotaExceeded: what is pinned, or being fetched, leaves too little room.
-            Else as `get`.
-        """
-        return await self._obtain(
-            ref, None, peers=peers, pin=pin, progress=progress, timeout=timeout
-        )
-
-    async def _obtain(
-        self,
-        ref: Ticket | CID | str,
-        place: Callable[[str], Path] | None,
-        *,
-        peers: Sequence[Multiaddr | str],
-        progress: ProgressCallback | None,
-        timeout: float | None,
-        overwrite: bool = False,
-        pin: bool = False,
-        selection: Selection = _EVERYTHING,
-        origins: Sequence[str] = (),
-        use_origin: bool = False,
-        base: Path | str | None = None,
-        rule: Rule | None = None,
-    ) -> Fetched:
-        """Fetch to where `place` says an object of some name goes, or into the store."""
-        report = FetchReporter(progress)
-        with deadline(timeout, f"get {ref}", last_news=lambda: report.last_news):
-            started = trio.current_time()
-            ref, signed = await self._content_of(ref, peers, rule)
-            cid, known = await self._known(ref, peers)
-            _, ticket = read_reference(ref)
-            name = ticket.name if ticket else None
-            name = name or self._swarms.heard.name_of(cid) or str(cid)
-            path = None if place is None else await trio.to_thread.run_sync(place, name)
-            told = (ticket.origin,) if use_origin and ticket and ticket.origin else ()
-            use = DeltaUse()
-            if path is not None and not selection:
-                files, links = ways_to(cid, ticket, signed)
-                use = await self._deltas.take(
-                    cid,
-                    path,
-                    files,
-                    links,
-                    base=base,
-                    known=known,
-                    overwrite=overwrite,
-                    tell=report.tell,
-                )
-            async with open_origins([*origins, *told]) as opened:
-                fetched = await self._fetch(
-                    cid, path, name, known, report, overwrite, pin, selection, opened
-                )
-            seconds = trio.current_time() - started
-        await self._provide()
-        return Fetched(
-            cid=fetched.stored.root,
-            origin_bytes=fetched.origin_bytes,
-            part_of=None if fetched.stored.root == cid else cid,
-            path=fetched.stored.path,
-            name=fetched.stored.name,
-            kind=fetched.stored.kind,
-            size=fetched.stored.size,
-            received_bytes=fetched.received_bytes + use.received_bytes,
-            seconds=seconds,
-            sources=tuple(Source(peer, count) for peer, count in fetched.sources.items()),
-            bad_leaves=len(fetched.bad_leaves),
-            wire_bytes=fetched.wire_bytes + use.received_bytes,
-            deltas=tuple(use.chain),
-        )
-
     # messages
 
     def subscribe(self, topic: str) -> AbstractAsyncContextManager[Subscription]:
@@ -626,57 +335,6 @@ class AsyncNode(ModelCalls, StoreCalls):
             return connection
         info = await self.dht.find_peer(wanted)
         return await self.mesh.connect(wanted, info.addresses if info else ())
-
-    async def _fetch(
-        self,
-        cid: CID,
-        path: Path | None,
-        name: str,
-        known: list[PeerInfo],
-        report: FetchReporter,
-        overwrite: bool,
-        pin: bool,
-        selection: Selection,
-        origins: Sequence[Origin],
-    ) -> content.Fetched:
-        with self._explained():
-            async with self._lookup(cid, report) as found:
-                if path is None:
-                    return await self.exchange.fetch_to_store(
-                        cid, providers=known, more=found, name=name, pinned=pin, progress=report
-                    )
-                report.looking()
-                return await self.exchange.fetch(
-                    cid,
-                    path,
-                    providers=known,
-                    more=found,
-                    overwrite=overwrite,
-                    name=path.name,
-                    segments=cut_file,
-                    selection=selection,
-                    origins=origins,
-                    progress=report,
-                )
-        raise AssertionError  # nothing in there swallows an error
-
-    async def _fetch_delta(
-        self,
-        root: CID,
-        name: str,
-        known: Sequence[PeerInfo],
-        progress: Callable[[FetchEvent], object],
-    ) -> content.Fetched:
-        async with self._lookup(root, FetchReporter(None)) as found:
-            return await self.exchange.fetch_to_store(
-                root,
-                providers=known,
-                more=found,
-                name=name,
-                patience=_DELTA_PATIENCE_S,
-                progress=progress,
-            )
-        raise AssertionError  # nothing in there swallows an error
 
 
 def _texts(addresses: Sequence[Multiaddr | str] | None) -> tuple[str, ...] | None:

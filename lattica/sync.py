@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 import trio
 
-from lattica._dht_sync import BlockingDht
 from lattica._nursery import private_nursery
 from lattica._progress import shown
+from lattica._sync_dht import BlockingDht
 from lattica._sync_models import BlockingModelCalls
 from lattica._sync_opened import BlockingObject
 from lattica.errors import InvalidInput

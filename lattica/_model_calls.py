@@ -15,6 +15,7 @@ from lattica._opened import Opening, look_inside
 from lattica._publish import cid_of, keep_state, make_manifest, publish_name, version_before
 from lattica._read_calls import ReadCalls
 from lattica._reference import is_name, read_reference
+from lattica._share_calls import ShareCalls
 from lattica._tensor_files import Choice
 from lattica.cid import CID, Codec
 from lattica.errors import InvalidInput
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from lattica._catalog import Catalog
-    from lattica._deltas import Deltas
     from lattica._following import Following, Versions
     from lattica._opened import OpenObject
     from lattica._publish import Ref
@@ -39,11 +39,10 @@ if TYPE_CHECKING:
     from lattica.transport import Multiaddr
 
 
-class ModelCalls(ReadCalls):
+class ModelCalls(ReadCalls, ShareCalls):
     """The part of `AsyncNode` that is about models."""
 
     _catalog: Catalog
-    _deltas: Deltas
     _following: Following
 
     async def publish(
@@ -95,7 +94,7 @@ class ModelCalls(ReadCalls):
             if hasattr(source, "keys"):
                 stored = await keep_state(self.store, name, source)  # type: ignore[arg-type]  # a map
             else:
-                share = await self.share(source, progress=progress)  # type: ignore[attr-defined]  # AsyncNode has it
+                share = await self.share(source, progress=progress)
                 stored = self._held(share.cid)
             signed, wire_bytes = await make_manifest(
                 self._catalog,
