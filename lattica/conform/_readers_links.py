@@ -67,13 +67,18 @@ def read_noise(case: Case) -> object:
         return _noise_transcript(case)
     if case["kind"] == "payload":
         payload = noise.read_payload(wire_of(case), bytes.fromhex(setup["static_key"]))
-        return {"peer": str(payload.key.peer_id), "muxers": list(payload.muxers)}
+        found: dict[str, object] = {"peer": str(payload.key.peer_id)}
+        found["muxers"] = list(payload.muxers)
+        if payload.ciphers:
+            found["ciphers"] = list(payload.ciphers)
+        return found
     if case["kind"] == "first-message":
         noise.NoiseHandshake(Identity(bytes(32)), initiator=False).receive(wire_of(case))
         return "accepted"
 
     def read(pieces: list[bytes]) -> object:
-        opener = noise.Opener(bytes.fromhex(setup["key"]), received=setup["received"])
+        cipher = noise.CIPHERS[setup.get("cipher", noise.CHACHA20_POLY1305.name)]
+        opener = noise.Opener(bytes.fromhex(setup["key"]), cipher, received=setup["received"])
         opened = [bytes(one).hex() for piece in pieces for one in opener.receive(piece)]
         return {"plaintexts": opened}
 

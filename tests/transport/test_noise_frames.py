@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from itertools import pairwise
 from pathlib import Path
@@ -11,13 +12,23 @@ from hypothesis import given, strategies as st
 from lattica.errors import LimitExceeded
 from lattica.transport import _buffers
 from lattica.transport._channel import KeyExhausted
-from lattica.transport.noise import MAX_PLAINTEXT, NoiseError, Opener, Sealer
+from lattica.transport.noise import (
+    AES_256_GCM,
+    CHACHA20_POLY1305,
+    CIPHERS,
+    MAX_PLAINTEXT,
+    Cipher,
+    NoiseError,
+    Opener,
+    Sealer,
+)
 
 VECTORS = json.loads(
     Path(__file__, "../../../spec/vectors/noise.json").resolve().read_text(encoding="utf-8")
 )
 FRAMES = [case for case in VECTORS["cases"] if case["kind"] == "frames"]
 KEY = bytes(range(32))
+either = pytest.mark.parametrize("cipher", [CHACHA20_POLY1305, AES_256_GCM], ids=lambda it: it.name)
 # Sizes around every border that sealing knows: joined buffers, full frames, full batches.
 sizes = st.one_of(
     st.integers(0, 100),
@@ -33,7 +44,8 @@ def _seal(*buffers: bytes, sealer: Sealer | None = None) -> bytes:
 @pytest.mark.parametrize("case", FRAMES, ids=lambda case: case["id"])
 def test_frame_vectors_open_or_fail_however_they_are_split(case: dict[str, Any], size: int) -> None:
     key, received = bytes.fromhex(case["setup"]["key"]), case["setup"]["received"]
-    wire, opener = bytes.fromhex(case["wire"]), Opener(key, received=received)
+    cipher = CIPHERS[case["setup"].get("cipher", "chacha20-poly1305")]
+    wire, opener = bytes.fromhex(case["wire"]), Opener(key, cipher, received=received)
     plaintexts: list[str] = []
 
     def receive_all() -> None:
@@ -48,12 +60,13 @@ def test_frame_vectors_open_or_fail_however_they_are_split(case: dict[str, Any],
         assert plaintexts == case["result"]["plaintexts"]
 
 
+@either
 @given(st.lists(sizes, max_size=5), st.lists(st.integers(0, 2_000_000), max_size=8))
 def test_what_is_sealed_opens_again_however_it_is_split(
-    lengths: list[int], cuts: list[int]
+    cipher: Cipher, lengths: list[int], cuts: list[int]
 ) -> None:
     buffers = [bytes([index + 1]) * length for index, length in enumerate(lengths)]
-    wire, opener = _seal(*buffers), Opener(KEY)
+    wire, opener = _seal(*buffers, sealer=Sealer(KEY, cipher)), Opener(KEY, cipher)
     opened = b""
     edges = [0, *sorted(min(cut, len(wire)) for cut in cuts), len(wire)]
     for start, end in pairwise(edges):
@@ -105,8 +118,9 @@ def test_nothing_is_sealed_from_nothing() -> None:
     assert _seal() == _seal(b"", b"") == b""
 
 
-def test_a_replayed_frame_does_not_open() -> None:
-    opener, frame = Opener(KEY), _seal(b"once")
+@either
+def test_a_replayed_frame_does_not_open(cipher: Cipher) -> None:
+    opener, frame = Opener(KEY, cipher), _seal(b"once", sealer=Sealer(KEY, cipher))
     assert opener.receive(frame) == [b"once"]
     with pytest.raises(NoiseError, match="frame 1 is forged"):
         opener.receive(frame)
@@ -149,6 +163,31 @@ def test_the_last_nonce_is_never_used() -> None:
     assert isinstance(caught.value, LimitExceeded)
     with pytest.raises(KeyExhausted):
         opener.receive(_seal(b"one more"))
+
+
+def test_a_key_is_renewed_before_it_is_worn_out_and_says_nothing_of_the_next() -> None:
+    cipher = dataclasses.replace(AES_256_GCM, frames_per_key=3)
+    sealer, opener = Sealer(KEY, cipher), Opener(KEY, cipher)
+    used = []
+    for number in range(10):
+        message = f"frame {number}".encode()
+        frame = _seal(message, sealer=sealer)
+        used.append(sealer._keys._secret)
+        assert opener.receive(frame) == [message]
+    assert [used.index(key) for key in used] == [0, 0, 0, 3, 3, 3, 6, 6, 6, 9]
+    assert KEY not in used, "the key of the handshake seals nothing itself"
+    with pytest.raises(NoiseError):  # somebody who has learned the first key
+        Opener(KEY, cipher).receive(frame)
+
+
+def test_a_link_outlives_any_number_of_keys_but_not_its_nonces() -> None:
+    cipher = dataclasses.replace(AES_256_GCM, frames_per_key=2**63)
+    sealer, opener = Sealer(KEY, cipher), Opener(KEY, cipher)
+    sealer._counter = opener._counter = 2**64 - 2
+    sealer._keys.last = opener._keys.last = 2**64 - 2
+    assert opener.receive(_seal(b"the last", sealer=sealer)) == [b"the last"]
+    with pytest.raises(KeyExhausted):
+        _seal(b"one more", sealer=sealer)
 
 
 def test_an_opener_holds_at_most_one_frame() -> None:

@@ -13,12 +13,14 @@ from lattica.errors import LatticaError
 from lattica.identity import Identity
 from lattica.transport._channel import NoCommonMuxer, PeerIdMismatch
 from lattica.transport.noise import (
+    CIPHERS,
     MAX_HANDSHAKE_MESSAGE,
     NoiseError,
     NoiseHandshake,
     Opener,
     Sealer,
     XXHandshake,
+    _ciphers,
     make_payload,
     read_payload,
 )
@@ -85,6 +87,7 @@ def test_payload_vectors_are_believed_or_refused(case: dict[str, Any]) -> None:
         payload = read_payload(wire, static_key)
         assert str(payload.key.peer_id) == case["result"]["peer"]
         assert list(payload.muxers) == case["result"]["muxers"]
+        assert list(payload.ciphers) == case["result"].get("ciphers", [])
 
 
 @cases("first-message")
@@ -146,6 +149,46 @@ def test_the_muxer_is_agreed_inside_when_both_offer_one(
     assert dialer.established is not None
     assert listener.established is not None
     assert dialer.established.muxer == listener.established.muxer == agreed
+
+
+AES, CHACHA = "aes-256-gcm", "chacha20-poly1305"
+
+
+@pytest.mark.parametrize(
+    ("dialled", "listened", "agreed"),
+    [
+        ([], [], CHACHA),
+        ([AES], [], CHACHA),
+        ([], [AES], CHACHA),
+        ([AES], [AES], AES),
+        ([AES, CHACHA], [CHACHA, AES], AES),
+        ([CHACHA, AES], [AES, CHACHA], CHACHA),
+        (["rot13", AES], [AES, "rot13"], AES),
+        (["rot13"], ["rot13"], CHACHA),
+    ],
+)
+def test_frames_are_sealed_with_what_both_name_else_with_what_libp2p_has(
+    dialled: list[str], listened: list[str], agreed: str
+) -> None:
+    dialer = NoiseHandshake(ALICE, initiator=True, ciphers=dialled)
+    listener = NoiseHandshake(BOB, initiator=False, ciphers=listened)
+    _exchange(dialer, listener)
+    ours, theirs = dialer.established, listener.established
+    assert ours is not None
+    assert theirs is not None
+    assert theirs.opener.receive(b"".join(ours.sealer.seal([b"ping"]))) == [b"ping"]
+    assert ours.opener.receive(b"".join(theirs.sealer.seal([b"pong"]))) == [b"pong"]
+    assert isinstance(ours.sealer, Sealer)
+    assert isinstance(ours.sealer._keys.aead, CIPHERS[agreed].aead)
+
+
+def test_a_cipher_is_named_where_the_processor_is_made_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for aes, chacha, named in ((1.0, 2.0, (AES,)), (2.0, 1.0, ())):
+        seconds = {AES: aes, CHACHA: chacha}
+        monkeypatch.setattr(_ciphers, "_seconds", lambda cipher, of=seconds: of[cipher.name])
+        assert _ciphers.preferred.__wrapped__() == named
 
 
 def test_no_muxer_in_common_ends_the_handshake() -> None:

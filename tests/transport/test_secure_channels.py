@@ -434,6 +434,8 @@ async def test_a_used_up_key_ends_the_link(security: ModuleType) -> None:
     pair = await secured(security)
     sealer = pair.dialer._sealer  # type: ignore[attr-defined]  # years of traffic in one line
     sealer._counter = sealer._records = 2**64 - 1
+    if security is noise:
+        sealer._keys.last = 2**64 - 1
     with pytest.raises(KeyExhausted):
         await pair.dialer.send([b"one more"])
     assert pair.links[0].closed

@@ -15,29 +15,30 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from lattica.transport._buffers import BATCH_BYTES, lent_buffer
-from lattica.transport._channel import KeyExhausted
 
-from ._handshake import MAX_MESSAGE, TAG_BYTES, NoiseError, nonce_bytes
+from ._ciphers import CHACHA20_POLY1305, Keys
+from ._handshake import MAX_MESSAGE, TAG_BYTES, NoiseError
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
+
+    from ._ciphers import Cipher
 
 LENGTH_BYTES = 2
 MAX_PLAINTEXT = MAX_MESSAGE - TAG_BYTES  # 65 519 bytes of plaintext in one frame
 _OVERHEAD = LENGTH_BYTES + TAG_BYTES
 _JOIN_BYTES = 4096  # buffers up to this size share a frame
-_MAX_FRAMES = 2**64 - 1  # per key; the last nonce is reserved (Noise, section 5.1)
 
 
 class Sealer:
     """Turns plaintext into frames. One direction of a link."""
 
-    def __init__(self, key: bytes, *, sent: int = 0) -> None:
-        """Seal with a 32-byte `key`; `sent` frames have been sealed with it already."""
-        self._encrypt_into = ChaCha20Poly1305(key).encrypt_into
+    def __init__(self, key: bytes, cipher: Cipher = CHACHA20_POLY1305, *, sent: int = 0) -> None:
+        """Seal with what follows from a 32-byte `key`; `sent` frames have been sealed already."""
+        self._keys = Keys(cipher, key, used=sent)
+        self._nonce = cipher.nonce
         self._counter = sent
 
     def seal(self, buffers: Sequence[bytes | memoryview]) -> Generator[memoryview, None, None]:
@@ -65,12 +66,14 @@ class Sealer:
     def _fill(self, output: memoryview, plaintexts: list[bytes | memoryview]) -> memoryview:
         offset = 0
         for plaintext in plaintexts:
-            if self._counter >= _MAX_FRAMES:
-                raise KeyExhausted(f"{_MAX_FRAMES} frames have been sent under one key")
+            if self._counter >= self._keys.last:
+                self._keys.renew()
             size = len(plaintext) + TAG_BYTES
             start, end = offset + LENGTH_BYTES, offset + LENGTH_BYTES + size
             output[offset], output[offset + 1] = size >> 8, size & 0xFF
-            self._encrypt_into(nonce_bytes(self._counter), plaintext, None, output[start:end])
+            self._keys.aead.encrypt_into(
+                self._nonce(self._counter), plaintext, None, output[start:end]
+            )
             self._counter += 1
             offset = end
         return output[:offset]
@@ -82,9 +85,12 @@ class Opener:
     Holds at most one incomplete frame.
     """
 
-    def __init__(self, key: bytes, *, received: int = 0) -> None:
-        """Open with a 32-byte `key`; `received` frames have been opened with it already."""
-        self._decrypt = ChaCha20Poly1305(key).decrypt
+    def __init__(
+        self, key: bytes, cipher: Cipher = CHACHA20_POLY1305, *, received: int = 0
+    ) -> None:
+        """Open with what follows from a 32-byte `key`, after `received` frames."""
+        self._keys = Keys(cipher, key, used=received)
+        self._nonce = cipher.nonce
         self._counter = received
         self._partial = bytearray()
 
@@ -131,10 +137,10 @@ class Opener:
         return min(offset + missing, len(view))
 
     def _open(self, frame: memoryview, pieces: list[bytes | memoryview]) -> None:
-        if self._counter >= _MAX_FRAMES:
-            raise KeyExhausted(f"{_MAX_FRAMES} frames have been received under one key")
+        if self._counter >= self._keys.last:
+            self._keys.renew()
         try:
-            plaintext = self._decrypt(nonce_bytes(self._counter), frame, None)
+            plaintext = self._keys.aead.decrypt(self._nonce(self._counter), frame, None)
         except InvalidTag:
             raise NoiseError(f"frame {self._counter} is forged, or out of order") from None
         self._counter += 1

@@ -1,4 +1,4 @@
-"""What libp2p says inside the Noise handshake: who owns the static key, and which muxers it has.
+"""What libp2p says inside the Noise handshake: who owns the static key, and what it can speak.
 
 The Noise static key is fresh; the identity key signs it, and so proves that the two have one owner.
 Unknown fields and extensions are ignored. Source:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _SIGNED_PREFIX = b"noise-libp2p-static-key:"
 _IDENTITY_KEY, _IDENTITY_SIG, _EXTENSIONS = 1, 2, 4  # NoiseHandshakePayload
 _STREAM_MUXERS = 2  # NoiseExtensions
+_CIPHERS = 27_745  # ours; numbers above 1 024 are free to use
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,15 +34,24 @@ class Payload:
     Attributes:
         key: its identity key.
         muxers: what it can put on the link, best first; empty when it does not say.
+        ciphers: what else it can seal frames with, best first.
     """
 
     key: PublicKey
     muxers: tuple[str, ...]
+    ciphers: tuple[str, ...] = ()
 
 
-def make_payload(identity: Identity, static_key: bytes, muxers: Sequence[str]) -> bytes:
+def make_payload(
+    identity: Identity, static_key: bytes, muxers: Sequence[str], ciphers: Sequence[str] = ()
+) -> bytes:
     """Return our proof for `static_key`, our Noise public key on this link."""
-    extensions = _protobuf.encode((_STREAM_MUXERS, muxer) for muxer in muxers)
+    extensions = _protobuf.encode(
+        [
+            *((_STREAM_MUXERS, muxer) for muxer in muxers),
+            *((_CIPHERS, cipher) for cipher in ciphers),
+        ]
+    )
     return _protobuf.encode(
         [
             (_IDENTITY_KEY, identity.public_key.to_protobuf()),
@@ -65,8 +75,9 @@ def read_payload(encoded: bytes, static_key: bytes) -> Payload:
         key = PublicKey.from_protobuf(identity)
         extensions = _protobuf.decode(message.blob(_EXTENSIONS) or b"")
         muxers = tuple(extensions.texts(_STREAM_MUXERS))
+        ciphers = tuple(extensions.texts(_CIPHERS))
     except CodecError as error:
         raise NoiseError(f"the peer's handshake payload: {error}") from error
     if not key.verify(_SIGNED_PREFIX + static_key, signature):
         raise NoiseError(f"whoever is there cannot prove to be {key.peer_id}")
-    return Payload(key, muxers)
+    return Payload(key, muxers, ciphers)

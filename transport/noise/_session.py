@@ -2,7 +2,8 @@
 
 Each side proves its identity in the first payload that is encrypted: the responder in the second
 message, the initiator in the third, once it knows whom it talks to. Both also name their muxers
-there, which saves the round trip that would otherwise settle the muxer; the initiator's order wins.
+there, which saves the round trip that would otherwise settle the muxer, and the ciphers that they
+would rather seal frames with; the initiator's order wins.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from lattica.transport._channel import Established, NoCommonMuxer, check_peer
 
+from ._ciphers import agree
 from ._frames import LENGTH_BYTES, Opener, Sealer
 from ._handshake import NoiseError, XXHandshake
 from ._payload import Payload, make_payload, read_payload
@@ -41,6 +43,7 @@ class NoiseHandshake:
         initiator: bool,
         expected: PeerId | None = None,
         muxers: Sequence[str] = (),
+        ciphers: Sequence[str] = (),
     ) -> None:
         # The static key lives for this link only: nothing to store, nothing to leak later.
         static = X25519PrivateKey.generate()
@@ -49,7 +52,7 @@ class NoiseHandshake:
         self._identity = identity
         self._initiator = initiator
         self._expected = expected
-        self._muxers = tuple(muxers)
+        self._muxers, self._ciphers = tuple(muxers), tuple(ciphers)
         self._buffer = bytearray()
         self._step = 0  # messages of the peer that have been handled
         self._last_words = b""
@@ -108,7 +111,7 @@ class NoiseHandshake:
         return reply
 
     def _own_payload(self) -> bytes:
-        return make_payload(self._identity, self._static_key, self._muxers)
+        return make_payload(self._identity, self._static_key, self._muxers, self._ciphers)
 
     def _agree(self, peer: Payload) -> str | None:
         if not self._muxers or not peer.muxers:
@@ -122,14 +125,16 @@ class NoiseHandshake:
 
     def _establish(self, peer: Payload, muxer: str | None) -> None:
         send_key, receive_key = self._noise.split()
-        opener = Opener(receive_key)
+        sides = (self._ciphers, peer.ciphers)
+        cipher = agree(*(sides if self._initiator else sides[::-1]))
+        opener = Opener(receive_key, cipher)
         pieces = opener.receive(bytes(self._buffer))
         self._buffer.clear()
         self.established = Established(
             remote_key=peer.key,
             muxer=muxer,
             binding=self._noise.hash,
-            sealer=Sealer(send_key),
+            sealer=Sealer(send_key, cipher),
             opener=opener,
             pieces=pieces,
         )

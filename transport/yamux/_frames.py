@@ -19,10 +19,10 @@ HEADER_BYTES = HEADER.size
 INITIAL_WINDOW_BYTES = 256 << 10  # what either side may send on a new stream; fixed by the protocol
 MAX_STREAM_ID = (1 << 32) - 1
 MAX_CREDIT_BYTES = (1 << 32) - 1  # a peer that grants more has lost count
-# Of one data frame that we send. Go's bound is 64 KiB; this is the plaintext of one full Noise
-# message, so that a body is sealed from the caller's memory as it stands and opened in one piece.
-# Its header goes into a small message before it: to join the two costs a third more time.
-MAX_BODY_BYTES = 65519
+# Of one data frame that we send; rust-yamux takes 1 MiB, others what the window has room for. These
+# are the plaintexts of eight full Noise messages, so that a body is sealed from the caller's memory
+# as it stands and opened in large pieces. Its header goes into a small message before it.
+MAX_BODY_BYTES = 8 * 65519
 
 
 class FrameType(enum.IntEnum):

@@ -61,7 +61,7 @@ LINGER_S = 30.0  # how long a stream that we closed waits for the peer's end bef
 FAR_RTT_S = 0.010  # round trips from here on get the greater bounds
 JOINED_BYTES = 4096  # payloads up to here are copied behind their header
 # Of one stream, before others get their turn on the link: one send of a secure channel.
-MAX_BATCH_BYTES = 8 * MAX_BODY_BYTES + JOINED_BYTES
+MAX_BATCH_BYTES = MAX_BODY_BYTES + JOINED_BYTES
 _STEP_S = 0.010  # credit need not go back more often than this
 _SYN, _ACK, _FIN, _RST = (int(flag) for flag in (Flag.SYN, Flag.ACK, Flag.FIN, Flag.RST))
 _DATA, _WINDOW_UPDATE = int(FrameType.DATA), int(FrameType.WINDOW_UPDATE)
