@@ -6,15 +6,13 @@
 
 Everything that runs for a mesh runs in one nursery that its block owns: accepting, dialling,
 connections, handlers. Other files hold the parts: `_inbound` the door, `_dialer` the way out,
-`_connections` who is connected, `_serve` what handlers may do, `identify` what peers tell each
-other. Here they are wired, and connections live and end.
+`_connections` who is connected, `_serve` what handlers may do, `_introductions` what peers tell
+each other, `_own_addresses` where we are. Here they are wired, and connections live and end.
 """
 
 from __future__ import annotations
 
 import logging
-import time
-from collections import Counter
 from contextlib import asynccontextmanager
 from importlib import metadata
 from typing import TYPE_CHECKING
@@ -28,17 +26,17 @@ from ._book import AddressBook
 from ._connections import ConnectionTable
 from ._dial import MeshClosed, SelfDial
 from ._dialer import Dialer
-from ._events import Broadcast, PeerConnected, PeerDisconnected, PeerIdentified
-from ._groups import ip_group
+from ._events import Broadcast, PeerConnected, PeerDisconnected
 from ._inbound import Inbound
-from ._interfaces import expand
-from ._observed import ObservedAddresses
+from ._introductions import Introductions
+from ._key_watch import end_with_keys
+from ._own_addresses import OwnAddresses
 from ._serve import Handlers
 from ._upgrade import Upgraded, check_security, upgrade
 from .connection import Connection, ConnectionLost
-from .identify import IDENTIFY_PROTOCOL, PUSH_PROTOCOL, Identifier, IdentifyInfo
+from .identify import IDENTIFY_PROTOCOL, PUSH_PROTOCOL, IdentifyInfo
 from .limits import Limits
-from .ping import PING_PROTOCOL, measure_round_trip, serve_ping
+from .ping import PING_PROTOCOL, PingServer, measure_round_trip
 from .tcp import TcpTransport
 from .yamux import CreditLedger, SessionClosing
 
@@ -55,10 +53,7 @@ if TYPE_CHECKING:
     from .multiaddr import IPAddress, Multiaddr
 
 _log = logging.getLogger(__name__)
-_LINK_ERRORS = (LatticaError, trio.BrokenResourceError, trio.ClosedResourceError)
 PROTOCOL_VERSION = "lattica-mesh/common/1"
-_IDENTIFIED_TTL_S = 3600.0  # how long addresses that a peer announced are remembered
-_EXPANSION_TTL_S = 30.0  # how long the list of this machine's interfaces is taken for true
 
 
 class NoTransport(InvalidInput):
@@ -93,22 +88,28 @@ class Mesh:
     ) -> None:
         self.identity, self.peer_id, self.limits = identity, identity.peer_id, limits
         self.book = AddressBook(peers=limits.book_peers, addresses_per_peer=limits.book_addresses)
-        self._transports, self._announce, self._nursery = transports, tuple(announce), nursery
+        self._transports, self._nursery = transports, nursery
         self._security, self._swarm = tuple(security), swarm
         self._agent_version, self._protocol_version = agent_version, protocol_version
         self._closed = False
         self._listeners: list[Listener] = []
-        self._expanded: tuple[float, list[Multiaddr]] | None = None
+        self._where = OwnAddresses(
+            announce, bound=lambda: self.listen_addresses, observed=limits.observed_addresses
+        )
         self._ledger = CreditLedger(limits)
         self._table = ConnectionTable[Connection](self.peer_id, limits)
         self._events = Broadcast(limits.events)
-        self._observed = ObservedAddresses(limits.observed_addresses)
-        self._confirmed: list[Multiaddr] = []
-        self._changed = trio.Event()
         self._handlers = Handlers(limits.handlers_per_peer, limits.handlers)
-        self._pings: Counter[PeerId] = Counter()
-        self._last_sequence = 0
-        self._identifier = Identifier(identity, limits, self._describe, self._next_sequence)
+        self._pings = PingServer(limits, self._handlers.refused)
+        self._introductions = Introductions(
+            identity,
+            limits,
+            self.book,
+            self._where,
+            self._events,
+            describe=self._describe,
+            connections=self.connections,
+        )
         self._inbound = Inbound(
             identity,
             limits,
@@ -127,12 +128,12 @@ class Mesh:
             swarm=swarm,
             nursery=nursery,
             # Not what others say of us: they could name an address that we then never dial.
-            listening=lambda: frozenset(self._own_addresses()).union(self.listen_addresses),
+            listening=lambda: frozenset(self._where.own()).union(self.listen_addresses),
             admit=self._admit,
         )
-        self._handlers.add(IDENTIFY_PROTOCOL, self._identifier.answer)
-        self._handlers.add(PUSH_PROTOCOL, self._receive_push)
-        self._handlers.add(PING_PROTOCOL, self._serve_ping)
+        self._handlers.add(IDENTIFY_PROTOCOL, self._introductions.answer)
+        self._handlers.add(PUSH_PROTOCOL, self._introductions.receive_push)
+        self._handlers.add(PING_PROTOCOL, self._pings.serve)
 
     # Who we are to others
 
@@ -147,48 +148,27 @@ class Mesh:
 
         Behind a NAT that includes where several networks agree to see us.
         """
-        own = self._own_addresses()
-        if self._announce or not self._confirmed:
-            return own
-        return [*(address for address in self._confirmed if address not in own), *own]
+        return self._where.all()
 
     @property
     def announced(self) -> tuple[Multiaddr, ...]:
         """What we were told to say instead; empty when it is found out."""
-        return self._announce
-
-    def _own_addresses(self) -> list[Multiaddr]:
-        if self._announce:
-            return list(self._announce)
-        now = trio.current_time()
-        if self._expanded is None or now - self._expanded[0] > _EXPANSION_TTL_S:
-            self._expanded = now, self._expand()
-        return list(self._expanded[1])
-
-    def _expand(self) -> list[Multiaddr]:
-        bound = self.listen_addresses
-        try:
-            return expand(bound)
-        except OSError as error:  # out of descriptors, for instance
-            _log.warning("cannot list the interfaces of this machine: %s", error)
-            known = self._expanded[1] if self._expanded is not None else bound
-            return [address for address in known if not address.is_unspecified]
+        return self._where.announced
 
     @property
     def observed_addresses(self) -> Mapping[Multiaddr, int]:
         """From which addresses peers see us come, and how many peers each; a claim of theirs."""
-        return self._observed.counts()
+        return self._where.observed.counts()
 
     @property
     def public_ips(self) -> Mapping[IPAddress, int]:
         """At which public IP addresses peers see us, and how many networks (`ip_group`) do each."""
-        return self._observed.public_ips()
+        return self._where.observed.public_ips()
 
     @property
     def interface_ips(self) -> frozenset[IPAddress]:
         """The IP addresses that we listen on, those of 0.0.0.0 and `::` one by one."""
-        bound = self._own_addresses() if not self._announce else self._expand()
-        return frozenset(address.ip for address in bound if address.ip is not None)
+        return self._where.interface_ips()
 
     @property
     def protocols(self) -> frozenset[str]:
@@ -213,12 +193,12 @@ class Mesh:
             HandlerTaken: the protocol is served already.
         """
         self._handlers.add(protocol, handler)
-        self._changed.set()
+        self._introductions.note_change()
 
     def unhandle(self, protocol: str) -> None:
         """Serve `protocol` no more; streams that are being served go on."""
         self._handlers.remove(protocol)
-        self._changed.set()
+        self._introductions.note_change()
 
     # Reaching others
 
@@ -376,7 +356,7 @@ class Mesh:
             self.book.keep(connection.peer)
             self._events.publish(PeerConnected(connection))
         self._nursery.start_soon(self._run, connection)
-        self._nursery.start_soon(self._identify, connection)
+        self._nursery.start_soon(self._introductions.ask, connection)
         self._make_room()
         return connection
 
@@ -410,81 +390,6 @@ class Mesh:
                 self.book.release(connection.peer)
                 self._events.publish(PeerDisconnected(connection.peer, connection.close_reason))
 
-    # Identify
-
-    async def _identify(self, connection: Connection) -> None:
-        try:
-            with trio.fail_after(self.limits.identify_timeout_s):
-                info = await self._identifier.ask(connection)
-        except (*_LINK_ERRORS, trio.TooSlowError) as error:
-            _log.debug("%s did not identify itself: %s", connection.peer, error)
-        except Exception:  # noqa: BLE001  # logged; it may not end the node
-            _log.exception("identify with %s failed unexpectedly", connection.peer)
-        else:
-            self._note_identified(connection, info)
-
-    async def _receive_push(self, stream: Stream) -> None:
-        timeout = self.limits.identify_timeout_s
-        with trio.move_on_after(timeout):
-            info = await self._identifier.receive_push(stream)
-            if info is not None:
-                self._note_identified(stream.connection, info)
-            return
-        raise DeadlineExceeded(f"no whole push within {timeout:g} s", peer=stream.peer)
-
-    def _note_identified(self, connection: Connection, info: IdentifyInfo) -> None:
-        peer = connection.peer
-        if connection.closing:
-            return
-        if ip_group(connection.remote_address) is not None:
-            self.book.distrust(info.addresses)
-        self.book.add(peer, info.addresses, now=trio.current_time(), ttl=_IDENTIFIED_TTL_S)
-        self.book.set_identified(
-            peer,
-            protocols=info.protocols or self.book.protocols(peer),
-            agent=info.agent_version or self.book.agent(peer),
-            protocol_version=info.protocol_version or self.book.protocol_version(peer),
-        )
-        if info.observed is not None:
-            self._note_observed(connection, info.observed)
-        self._events.publish(PeerIdentified(peer, info))
-
-    def _note_observed(self, connection: Connection, observed: Multiaddr) -> None:
-        self._observed.add(
-            observed,
-            connection.peer,
-            where=connection.remote_address,
-            inbound=connection.inbound,
-        )
-        confirmed = self._observed.confirmed(self.listen_addresses)
-        if confirmed != self._confirmed:
-            self._confirmed = confirmed
-            self._changed.set()
-
-    async def _push_changes(self) -> None:
-        told = self._describe()
-        while True:
-            await self._changed.wait()
-            await trio.sleep(self.limits.identify_push_delay_s)  # changes come in bursts
-            self._changed = trio.Event()
-            if self._describe() == told:
-                continue
-            told = self._describe()
-            async with trio.open_nursery() as nursery:
-                for connection in self.connections():
-                    known = self.book.protocols(connection.peer)
-                    if not known or PUSH_PROTOCOL in known:
-                        nursery.start_soon(self._push, connection)
-
-    async def _push(self, connection: Connection) -> None:
-        try:
-            with trio.fail_after(self.limits.identify_timeout_s):
-                await self._identifier.push(connection)
-        except (*_LINK_ERRORS, trio.TooSlowError) as error:
-            _log.debug("%s was not told what changed: %s", connection.peer, error)
-        except Exception:  # noqa: BLE001  # logged; it may not end the node
-            _log.exception("telling %s what changed failed unexpectedly", connection.peer)
-
     def _describe(self) -> IdentifyInfo:
         return IdentifyInfo(
             protocols=self._handlers.protocols,
@@ -492,26 +397,6 @@ class Mesh:
             agent_version=self._agent_version,
             protocol_version=self._protocol_version,
         )
-
-    def _next_sequence(self) -> int:
-        # Peers keep the record with the highest number, also across our restarts.
-        self._last_sequence = max(self._last_sequence + 1, time.time_ns())
-        return self._last_sequence
-
-    # Ping
-
-    async def _serve_ping(self, stream: Stream) -> None:
-        if self._pings[stream.peer] >= self.limits.pings_per_peer:
-            self._handlers.refused["ping-limit"] += 1
-            stream.reset()
-            return
-        self._pings[stream.peer] += 1
-        try:
-            await serve_ping(stream, idle_s=self.limits.ping_idle_s)
-        finally:
-            self._pings[stream.peer] -= 1
-            if not self._pings[stream.peer]:
-                del self._pings[stream.peer]
 
     # Opening and closing
 
@@ -523,29 +408,11 @@ class Mesh:
             self._listeners.append(await transport.listen(address))
         for listener in self._listeners:
             self._nursery.start_soon(self._inbound.serve, listener)
-        self._nursery.start_soon(self._push_changes)
+        self._nursery.start_soon(self._introductions.tell_changes)
         if self._swarm is not None:
-            self._nursery.start_soon(self._watch_keys, self._swarm)
-
-    async def _watch_keys(self, swarm: Membership) -> None:
-        """Let connections end whose key has: both ends then prove themselves by a newer one.
-
-        Streams that are open may finish, so that a key is changed under running transfers; but not
-        for ever, since whoever has the ended key alone is no member any more.
-        """
-        ending: dict[Connection, float] = {}
-        while True:
-            await trio.sleep(self.limits.swarm_key_check_s)
-            now, live = trio.current_time(), {key.secret for key in swarm.live()}
-            ending = {one: since for one, since in ending.items() if not one.closed.is_set()}
-            for connection in self.connections():
-                if connection.key is None or connection.key.secret not in live:
-                    _log.info("the swarm key of the connection to %s has ended", connection.peer)
-                    ending[connection] = now
-                    connection.go_away()
-            for connection, since in ending.items():
-                if now - since >= self.limits.swarm_key_grace_s:
-                    self._nursery.start_soon(connection.aclose)
+            self._nursery.start_soon(
+                end_with_keys, self._swarm, self.connections, self.limits, self._nursery
+            )
 
     async def _close(self) -> None:
         self._closed = True

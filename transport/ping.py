@@ -6,6 +6,7 @@ Source: https://github.com/libp2p/specs/blob/master/ping/ping.md.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import trio
@@ -13,7 +14,10 @@ import trio
 from lattica.errors import ProtocolError
 
 if TYPE_CHECKING:
+    from lattica.identity import PeerId
+
     from .connection import Connection, Stream
+    from .limits import Limits
 
 PING_PROTOCOL = "/ipfs/ping/1.0.0"
 PAYLOAD_BYTES = 32
@@ -23,6 +27,33 @@ class PingMismatch(ProtocolError):
     """The peer did not send back what it got."""
 
     code = "ping-mismatch"
+
+
+class PingServer:
+    """Answers pings, of each peer on a few streams at once.
+
+    Attributes:
+        running: streams that are being served, by peer.
+    """
+
+    def __init__(self, limits: Limits, refused: Counter[str]) -> None:
+        """Count what is sent away in `refused`."""
+        self._limits, self._refused = limits, refused
+        self.running: Counter[PeerId] = Counter()
+
+    async def serve(self, stream: Stream) -> None:
+        """Serve one stream, or reset it where the peer has too many."""
+        if self.running[stream.peer] >= self._limits.pings_per_peer:
+            self._refused["ping-limit"] += 1
+            stream.reset()
+            return
+        self.running[stream.peer] += 1
+        try:
+            await serve_ping(stream, idle_s=self._limits.ping_idle_s)
+        finally:
+            self.running[stream.peer] -= 1
+            if not self.running[stream.peer]:
+                del self.running[stream.peer]
 
 
 async def serve_ping(stream: Stream, *, idle_s: float) -> None:

@@ -294,14 +294,15 @@ async def test_ask_is_sound_when_cancelled(mesh_pair: list[Mesh]) -> None:
     alice, bob = mesh_pair
     connection = await alice.connect(bob.peer_id)
     await wait_all_tasks_blocked()
-    for call in (alice._identifier.ask, alice._identifier.push):
+    identifier = alice._introductions._identifier
+    for call in (identifier.ask, identifier.push):
         with trio.CancelScope() as scope:
             scope.cancel()
             await call(connection)
         assert scope.cancelled_caught
     await wait_all_tasks_blocked()
     assert connection.stream_count == 0
-    assert (await alice._identifier.ask(connection)).protocols
+    assert (await identifier.ask(connection)).protocols
 
 
 def test_too_large_is_an_identify_error() -> None:

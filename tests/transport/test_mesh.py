@@ -434,7 +434,7 @@ async def test_many_connections_leave_nothing_behind(network: MemoryNetwork) -> 
             assert mesh._dialer.pending == 0
             assert mesh._handlers.running == 0
             assert not mesh._handlers._scopes
-            assert not mesh._pings
+            assert not mesh._pings.running
             assert mesh._ledger.used_bytes == 0
         assert len(bob.book) <= 1
         assert len(alice.observed_addresses) <= alice.limits.observed_addresses

@@ -136,8 +136,8 @@ async def test_a_machine_that_cannot_list_its_interfaces_keeps_its_node(
 
     one, other = mesh_pair
     await other.connect(one.peer_id)
-    monkeypatch.setattr("lattica.transport.mesh.expand", fail)
-    one._expanded = None
+    monkeypatch.setattr("lattica.transport._own_addresses.expand", fail)
+    one._where._expanded = None
     one.handle("/new/1", fail_when_cancelled)
     await wait_all_tasks_blocked(0.1)
     assert one.connected(other.peer_id) is not None

@@ -78,4 +78,4 @@ async def test_a_silent_ping_stream_is_given_up(autojump_clock: MockClock) -> No
         with pytest.raises(StreamReset):
             await stream.receive_exactly(32)
         assert trio.current_time() - start == pytest.approx(bob.limits.ping_idle_s)
-        assert not bob._pings
+        assert not bob._pings.running
