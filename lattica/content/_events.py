@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from lattica.cid import CID
     from lattica.identity import PeerId
 
-    from .store import StoredObject
+    from ._values import StoredObject
 
 _RESUME = "what was verified is kept; run the same command again to resume"
 

@@ -18,56 +18,40 @@ wait for another that does: call them from a worker thread.
 
 from __future__ import annotations
 
-import fcntl
-import logging
 import os
-import secrets
 import tempfile
-import threading
 import time
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Self
 
-from lattica.cid import CID, HashFunction
-from lattica.errors import InvalidInput, NotFound
+from lattica.cid import HashFunction
+from lattica.errors import InvalidInput
 
-from ._adding import copy_file, join_sources, label_file, put_source
-from ._build import Built, BuiltFile, Kind, Progress, Segments, build
-from ._download import Download, discard, part_path, storage_errors
+from ._adding import label_file
+from ._catalogue import Catalogue
+from ._downloads import Downloads
 from ._index import Index
+from ._intake import Intake
 from ._moves import look
-from ._reading import BlockBatch as BlockBatch, Reader
-from ._room import Room
-from ._rows import DownloadRow
+from ._reading import Reader
 from ._sources import BufferPool, Sources
-from ._tidy import CACHE, FILES, SCRATCH, forget_gone, sweep, tidy, unlink_owned
-from ._values import (
-    Absent as Absent,
-    Availability as Availability,
-    DestinationTaken as DestinationTaken,
-    Extent as Extent,
-    NamedSegment as NamedSegment,
-    ObjectState as ObjectState,
-    QuotaExceeded as QuotaExceeded,
-    StorageError as StorageError,
-    StoredObject as StoredObject,
-    StoreLocked as StoreLocked,
-    Usage as Usage,
-)
+from ._store_lock import lock_store
+from ._tidy import CACHE, FILES, SCRATCH, tidy
+from ._upkeep import Upkeep
+from ._values import Availability, ObjectState, StorageError
 from ._verify import verify
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
+    from lattica.cid import CID
+
+    from ._build import Built, Progress, Segments
     from ._dag import Segment
-    from ._rows import OwnedRow, SourceRow
-    from ._values import VerifyReport
-
-_ROOTS_PAGE = 1000  # rows read at a time by `provided`
-
-_log = logging.getLogger(__name__)
+    from ._download import Download
+    from ._reading import BlockBatch
+    from ._values import Extent, NamedSegment, StoredObject, Usage, VerifyReport
 
 
 class Store:
@@ -83,12 +67,11 @@ class Store:
         self._index = Index(path / "index.sqlite")
         self._sources = Sources(self._index.source, max_open_files)
         self._reader = Reader(self._index, self._sources, BufferPool())
-        self._downloads: dict[int, Download] = {}
-        # Serialises what works in several transactions, so that one does not sweep away the rows
-        # that another is still joining together.
-        self._upkeep = threading.Lock()
-        self._room = Room(self._index, self._sources, quota, self._evict)
-        self._evicted: list[CID] = []
+        self._catalogue = Catalogue(self._index, self._sources, self._reader)
+        active: dict[int, Download] = {}
+        self._upkeep = upkeep = Upkeep(self._index, self._sources, path, active, quota)
+        self._intake = Intake(self._index, upkeep, path, active)
+        self._downloads = Downloads(self._index, self._sources, self._reader, upkeep, path, active)
 
     @classmethod
     def open(cls, path: Path, *, max_open_files: int = 64, quota: int | None = None) -> Self:
@@ -109,15 +92,15 @@ class Store:
         try:
             for part in (FILES, CACHE):
                 (path / part).mkdir(parents=True, exist_ok=True)
-            lock = _lock(path)
+            lock = lock_store(path)
         except OSError as error:
             raise StorageError(f"cannot use the store {path}: {error.strerror}") from error
         with ExitStack() as undo:
             undo.callback(os.close, lock)
             store = cls(path, lock, max_open_files, quota)
             undo.callback(store._index.close)
-            tidy(store._index, path, store._drop)
-            store._room.shrink(())
+            tidy(store._index, path, store._upkeep.drop)
+            store._upkeep.room.shrink(())
             undo.pop_all()
         return store
 
@@ -128,9 +111,8 @@ class Store:
             last.callback(self._index.close)
             last.callback(self._sources.close)
             last.callback(self._note_changes)
-            last.callback(self._room.note_used)
-            for download in list(self._downloads.values()):
-                last.callback(download.close)
+            last.callback(self._upkeep.room.note_used)
+            last.callback(self._downloads.close)
 
     def __enter__(self) -> Self:
         return self
@@ -161,20 +143,8 @@ class Store:
             StorageError: with `copy` or `take`, the disk refuses.
             QuotaExceeded: with `copy` or `take`, the store's bound leaves no room.
         """
-        stored = _described(built, built.name if name is None else name, pinned)
-        with self._upkeep:
-            if copy or take:
-                self._room.make(built.size, self._downloads)
-            if take:
-                taken = [self._take_source(file) for file in built.files]
-                sources = [source for source, _ in taken]
-                if built.kind is Kind.FILE:
-                    stored = replace(stored, path=taken[0][1])
-            else:
-                sources = [self._add_source(file, copy=copy) for file in built.files]
-            self._drop(join_sources(self._index, stored, built, sources))
-            self._forget(sources)
-        return self._stored(built.root)
+        self._intake.add(built, name=name, pinned=pinned, copy=copy, take=take)
+        return self._catalogue.stored(built.root)
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
@@ -220,36 +190,32 @@ class Store:
 
         What `write` raises leaves nothing behind.
         """
-        path = self._new_file()
-        with self._upkeep:
-            self._room.make(size, self._downloads)
-            with storage_errors(path), _removed_on_failure(path):
-                with path.open("xb") as file:
-                    write(file)
-                    file.flush()
-                    os.fsync(file.fileno())
-                built = build(path, segments=segments, hash_function=hash_function)
-                source = put_source(self._index, built.files[0], path, owned=True)
-            stored = _described(built, name, pinned)
-            self._drop(join_sources(self._index, stored, built, [source]))
-        return self._stored(built.root)
+        root = self._intake.add_written(
+            write,
+            size,
+            name=name,
+            segments=segments,
+            hash_function=hash_function,
+            pinned=pinned,
+        )
+        return self._catalogue.stored(root)
 
     def objects(self) -> list[StoredObject]:
         """Return all objects, oldest first."""
-        return self._with_changes(self._index.objects())
+        return self._catalogue.objects()
 
     def object(self, root: CID) -> StoredObject | None:
         """Return the object of `root`, or None."""
-        found = self._with_changes(self._index.objects(root))
+        found = self._catalogue.objects(root)
         return found[0] if found else None
 
     def extent(self, root: CID) -> Extent:
         """*Slow.* Say what an object consists of. Raises NotFound."""
-        return self._index.extent(self._number(root))
+        return self._index.extent(self._catalogue.number(root))
 
     def named(self, root: CID) -> list[NamedSegment]:
         """Return the named segments (tensors) of an object, by file and offset."""
-        return self._index.names(self._number(root))
+        return self._index.names(self._catalogue.number(root))
 
     def label(self, root: CID, cut: Callable[[Path], Sequence[Segment] | None]) -> int:
         """*Slow.* Name the segments of an object that arrived without names: find its tensors.
@@ -264,7 +230,7 @@ class Store:
         Returns:
             How many segments have names now.
         """
-        number = self._number(root)
+        number = self._catalogue.number(root)
         for file in self._index.files(number):
             if file.source.download is None and (segments := cut(file.source.path)) is not None:
                 label_file(self._index, number, file, segments)
@@ -273,7 +239,7 @@ class Store:
     def pin(self, root: CID, pinned: bool = True) -> None:
         """Say whether an object is to be kept when space is needed. Raises NotFound."""
         with self._index.writing() as transaction:
-            transaction.pin(self._number(root), pinned)
+            transaction.pin(self._catalogue.number(root), pinned)
 
     def touch(self, root: CID) -> None:
         """Note that an object was asked for: it goes later when space is needed."""
@@ -288,25 +254,11 @@ class Store:
         Raises:
             InvalidInput: it is being downloaded.
         """
-        with self._upkeep:
-            found = self._index.objects(root)
-            if not found:
-                return False
-            if any(download.root == root for download in self._downloads.values()):
-                raise InvalidInput(f"{root} is being downloaded", cid=root, hint="stop that first")
-            for row in self._index.downloads():
-                if row.object == found[0][0]:
-                    discard(self._index, row)
-            with self._index.writing() as transaction:
-                transaction.delete_object(found[0][0])
-                orphans = transaction.take_orphans()
-            self._drop(orphans)
-        return True
+        return self._upkeep.remove(root)
 
     def usage(self) -> Usage:
         """*Slow.* Say what the store uses of the disk, and for which objects."""
-        with self._upkeep:
-            return self._room.usage()
+        return self._upkeep.usage()
 
     def collect(self) -> tuple[int, list[CID]]:
         """*Slow.* Collect garbage: forget objects whose files are gone, delete what nobody needs.
@@ -314,36 +266,18 @@ class Store:
         Keeps what is pinned, and to the quota. Returns how many bytes that freed, and the objects
         that are no longer here.
         """
-        with self._upkeep:
-            before = self._room.usage().used_bytes
-            look(self._index, self._sources)  # what was renamed is not gone
-            gone = forget_gone(self._index, self._downloads)
-            with self._index.writing() as transaction:
-                orphans = transaction.take_orphans()
-            self._drop(orphans)
-            strays = sweep(self._index, self.path)
-            self._room.shrink(self._downloads)
-            self._index.compact()
-            evicted = [root for root in self._evicted if self.object(root) is None]
-            freed = before - self._room.usage().used_bytes
-        return max(0, freed) + strays, [*gone, *evicted]
+        return self._upkeep.collect()
 
     def take_evicted(self) -> list[CID]:
         """Return the objects that have made room for others since the last call."""
-        evicted, self._evicted = self._evicted, []
-        return evicted
+        return self._upkeep.take_evicted()
 
     def provided(self) -> Iterator[bytes]:
         """Give the multihashes to provide: roots of complete objects and of named segments.
 
         Of objects that have changed, none is.
         """
-        suspects = {*self._sources.changed, *self._sources.damaged_sources()}
-        changed = self._index.changed_objects() | self._index.objects_of_sources(suspects)
-        after = b""
-        while page := self._index.roots(after, _ROOTS_PAGE, changed):
-            after = page[-1]
-            yield from (CID.from_bytes(root).multihash for root in page)
+        return self._catalogue.provided()
 
     # blocks
 
@@ -379,24 +313,11 @@ class Store:
 
     def availability(self, root: CID) -> Availability | None:
         """Return which leaves of the file `root` are here; None when it is no file of ours."""
-        for part in list(self._reader.parts.values()):
-            if part.leaves.root == root:
-                return Availability(len(part.leaves), part.done, part.bitmap())
-        for file in self._index.files_of_root(root):
-            source = file.source
-            changed = source.changed or source.id in self._sources.changed
-            if source.download is None and not changed:
-                return Availability(file.leaf_count, True, _full_bitmap(file.leaf_count))
-        return None
+        return self._catalogue.availability(root)
 
     def file_of(self, root: CID) -> Path | None:
         """Return where a file with this root is, as an object or in one, as far as is known."""
-        for file in self._index.files_of_root(root):
-            source = file.source
-            changed = source.changed or source.id in self._sources.changed
-            if source.download is None and not changed:
-                return source.path
-        return None
+        return self._catalogue.file_of(root)
 
     # downloads
 
@@ -421,27 +342,7 @@ class Store:
             DestinationTaken: `destination` exists (and is not to be overwritten), or another
                 download of this store is writing it.
         """
-        destination = Path(os.path.abspath(destination))
-        if os.path.lexists(destination) and not overwrite:
-            raise DestinationTaken(f"{destination} exists")
-        if destination.is_dir():  # told before anything is fetched, not after
-            raise DestinationTaken(f"{destination} is a directory, which is not written over")
-        with self._upkeep:
-            rows = [row for row in self._index.downloads() if row.destination == destination]
-            if any(row.id in self._downloads for row in rows):
-                raise DestinationTaken(f"{destination} is being downloaded already")
-            known = [row for row in rows if row.root == root]
-            download = Download(
-                known[0] if known else self._begin_download(root, destination, pinned),
-                index=self._index,
-                sources=self._sources,
-                reader=self._reader,
-                overwrite=overwrite,
-                owned=self._owns(destination),
-                reserve=lambda size: self._reserve(download, size),
-                on_close=self._close_download,
-            )
-            self._downloads[download.id] = download
+        download = self._downloads.begin(root, destination, overwrite=overwrite, pinned=pinned)
         if pinned:
             self.pin(root)
         return download
@@ -453,7 +354,7 @@ class Store:
 
         Nothing is read. Returns how many files were found under another name.
         """
-        with self._upkeep:
+        with self._upkeep.lock:
             return look(self._index, self._sources)
 
     def verify(
@@ -470,152 +371,17 @@ class Store:
             NotFound: it is not here.
             InvalidInput: it is not here whole.
         """
-        number = self._number(root)
-        if self._stored(root).state is ObjectState.PARTIAL:
+        number = self._catalogue.number(root)
+        if self._catalogue.stored(root).state is ObjectState.PARTIAL:
             raise InvalidInput(f"{root} is not complete", cid=root, hint="finish the download")
         return verify(self._index, self._sources, number, root, progress, most)
 
     def mend_index(self, root: CID, cid: CID, block: bytes) -> None:
         """Put an index block of an object back, which has been checked."""
         with self._index.writing() as transaction:
-            transaction.put_blocks(self._number(root), [(cid, block)])
-
-    # inside
-
-    def _number(self, root: CID) -> int:
-        found = self._index.objects(root)
-        if not found:
-            raise NotFound(f"{root} is not in the store", cid=root, hint="see `lattica ls`")
-        return found[0][0]
-
-    def _stored(self, root: CID) -> StoredObject:
-        stored = self.object(root)
-        if stored is None:
-            raise NotFound(f"{root} is not in the store", cid=root, hint="see `lattica ls`")
-        return stored
-
-    def _with_changes(self, found: list[tuple[int, StoredObject]]) -> list[StoredObject]:
-        """Lay over rows what is known of sources and not yet written down."""
-        suspects = {*self._sources.changed, *self._sources.damaged_sources()}
-        changed = self._index.objects_of_sources(suspects)
-        return [
-            replace(stored, state=ObjectState.CHANGED)
-            if number in changed and stored.state is ObjectState.COMPLETE
-            else stored
-            for number, stored in found
-        ]
-
-    def _add_source(self, file: BuiltFile, *, copy: bool) -> int:
-        if not copy:
-            return put_source(self._index, file, file.path, owned=self._owns(file.path))
-        path = self._new_file()
-        with storage_errors(path), _removed_on_failure(path):
-            copy_file(file, path)
-            return put_source(self._index, file, path, owned=True)
-
-    def _take_source(self, file: BuiltFile) -> tuple[int, Path]:
-        path = self._new_file()
-        with storage_errors(path), _removed_on_failure(path):
-            os.rename(file.path, path)
-            return put_source(self._index, file, path, owned=True), path
-
-    def _owns(self, path: Path) -> bool:
-        return path.is_relative_to(self.path / CACHE)
-
-    def _reserve(self, download: Download, size: int) -> None:
-        with self._upkeep:
-            self._room.reserve(download.id, size, self._downloads)
-
-    def _begin_download(self, root: CID, destination: Path, pinned: bool) -> DownloadRow:
-        stored = StoredObject(
-            root=root,
-            kind=Kind.FILE,
-            size=0,
-            name=destination.name,
-            path=destination,
-            added=time.time(),
-            pinned=pinned,
-            state=ObjectState.PARTIAL,
-        )
-        target = part_path(destination, root)
-        with self._index.writing() as transaction:
-            number = transaction.begin_object(stored)
-            download = transaction.begin_download(number, destination, target)
-        return DownloadRow(download, number, root, destination, target, None, finishing=False)
-
-    def _close_download(self, download: Download) -> None:
-        self._downloads.pop(download.id, None)
-        self._room.release(download.id)
-
-    def _new_file(self) -> Path:
-        return self.path / FILES / secrets.token_hex(16)
-
-    def _forget(self, sources: Iterable[int]) -> None:
-        for source in sources:
-            self._sources.forget(source)
-
-    def _drop(self, orphans: Iterable[SourceRow]) -> None:
-        """Let go of sources whose rows are gone, and of the files that were the store's own."""
-        for orphan in orphans:
-            self._sources.forget(orphan.id)
-            if orphan.owned:
-                unlink_owned(orphan.path, self.path)
-
-    def _evict(self, row: OwnedRow) -> None:
-        """Let go of what the store keeps for an object, and of the object if that was all of it."""
-        for download in self._index.downloads():
-            if download.id == row.download:
-                discard(self._index, download)
-        with self._index.writing() as transaction:
-            if not transaction.drop_owned(row.object):
-                transaction.delete_object(row.object)
-            orphans = transaction.take_orphans()
-        self._drop(orphans)
-        sweep(self._index, self.path)  # directories without files in them
-        self._evicted.append(row.root)
-        _log.info("%s made room", row.root)
+            transaction.put_blocks(self._catalogue.number(root), [(cid, block)])
 
     def _note_changes(self) -> None:
         if self._sources.changed:
             with self._index.writing() as transaction:
                 transaction.mark_changed(sorted(self._sources.changed))
-
-
-def _lock(path: Path) -> int:
-    """Take the lock of a store: it goes with the descriptor, however the process ends."""
-    lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        owner = os.pread(lock, 32, 0).decode(errors="replace").strip() or "unknown"
-        os.close(lock)
-        raise StoreLocked(f"process {owner} has the store {path} open") from None
-    os.ftruncate(lock, 0)
-    os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
-    return lock
-
-
-def _described(built: Built, name: str, pinned: bool) -> StoredObject:
-    return StoredObject(
-        root=built.root,
-        kind=built.kind,
-        size=built.size,
-        name=name,
-        path=built.path,
-        added=time.time(),
-        pinned=pinned,
-        state=ObjectState.COMPLETE,
-    )
-
-
-def _full_bitmap(count: int) -> bytes:
-    return b"\xff" * (count // 8) + bytes([(1 << count % 8) - 1] if count % 8 else [])
-
-
-@contextmanager
-def _removed_on_failure(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise

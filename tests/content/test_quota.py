@@ -68,7 +68,7 @@ def test_what_was_read_lately_stays(tmp_path: Path) -> None:
 
 
 def _file_of(store: Store, stored: StoredObject) -> Path:
-    (row,) = store._index.files(store._number(stored.root))
+    (row,) = store._index.files(store._catalogue.number(stored.root))
     return row.source.path
 
 
@@ -114,7 +114,7 @@ async def test_fetching_more_than_the_quota_keeps_to_it_and_keeps_the_pinned(
     """In small: a quota of 1, and 3 unpinned and a half pinned are fetched."""
     unit = 24 * MIB
     async with swarm.peers(2) as (seed, peer):
-        peer.store._room.quota = unit
+        peer.store._upkeep.room.quota = unit
         sizes = [unit // 2, *[unit // 4] * 12]
         shared = [seed.share(seed.file(f"f{n}", size, seed=n)) for n, size in enumerate(sizes)]
         peak = 0
@@ -145,7 +145,7 @@ async def test_a_directory_in_the_store_goes_as_a_whole(
         await peer.exchange.fetch_to_store(shared.root, providers=[seed.info])
         cache = peer.folder / "store" / "cache"
         assert on_disk(cache) == MIB + 700
-        peer.store._room.quota = 1
+        peer.store._upkeep.room.quota = 1
         freed, gone = peer.store.collect()
         assert (gone, list(cache.iterdir())) == ([shared.root], [])
         assert freed >= MIB + 700
@@ -178,7 +178,7 @@ async def test_a_download_that_stopped_makes_room_like_anything_else(
         download = peer.store.download(shared.root, peer.store.cache_path(shared.root))
         download.open_part(build(shared.path).files[0].leaves)
         assert peer.store.usage().used_bytes > 3 * MIB
-        peer.store._room.quota = 4 * MIB
+        peer.store._upkeep.room.quota = 4 * MIB
         with pytest.raises(QuotaExceeded):  # it is still running
             add(peer.store, 1, 2 * MIB)
         download.close()

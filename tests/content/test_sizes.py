@@ -54,7 +54,7 @@ async def test_three_times_the_quota_passes_through_beside_what_is_pinned(
     swarm: Any, autojump_clock: MockClock, quota: int
 ) -> None:
     async with swarm.peers(2) as (seed, receiver):
-        receiver.store._room.quota = quota
+        receiver.store._upkeep.room.quota = quota
         sizes = [quota * 45 // 100, *[quota * 49 // 100] * 6]
         pinned = None
         for number, size in enumerate(sizes):
