@@ -24,7 +24,7 @@ class Providing:
 
     def __init__(self, dht: Dht, store: Store, exchange: Exchange) -> None:
         self._dht, self._store = dht, store
-        exchange.on_part = self._part
+        exchange.watch_parts(self._part)
 
     async def tell(self) -> None:
         """Have the DHT told of all that is held whole and as it was, and of nothing else."""

@@ -2,9 +2,8 @@
 
 Three tasks share a stream. One reads requests into a bounded queue, so that a cancellation is heard
 while leaves are on their way out. One takes requests in order and reads the next batch of blocks in
-a worker thread. One sends the batch before it, straight from the buffer it was read into: the store
-leaves 16 bytes free in front of each block, where the head goes, so that a run of leaves is a
-single send. A stream holds two batches at most, however much is asked of it.
+a worker thread. One sends the batch before it (`_replies`). A stream holds two batches at most,
+however much is asked of it.
 """
 
 from __future__ import annotations
@@ -23,11 +22,8 @@ from lattica.errors import LatticaError, LimitExceeded, ProtocolError
 from ._compress import LeafPacker
 from ._fetchers import Fetchers, encode_peers, read_addresses
 from ._messages import (
-    HEAD_SIZE,
     MAX_REQUEST,
     MAX_UNANSWERED,
-    AnswerHead,
-    AnswerKind,
     BlocksRequest,
     CancelRequest,
     Encoding,
@@ -42,10 +38,8 @@ from ._messages import (
     encode_have,
     encode_have_all,
     pack_bitmap,
-    packed_leaf,
-    write_leaf_head,
 )
-from ._values import Absent
+from ._replies import Piece, Sender, frame, news
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -60,9 +54,7 @@ if TYPE_CHECKING:
     from ._uploads import Uploads
 
 _MAX_FETCHED = 16  # objects that a peer asks for the fetchers of, on one stream
-_NEWS_LEAVES = 2048  # that one answer tells of at most, when leaves are gained here and there
 _log = logging.getLogger(__name__)
-_WHY_ABSENT = {Absent.NOT_HERE: Status.ABSENT, Absent.SOURCE_CHANGED: Status.SOURCE_CHANGED}
 
 
 class TooManyRequests(ProtocolError):
@@ -77,13 +69,6 @@ class TooManyStreams(LimitExceeded):
 
     code = "too-many-content-streams"
     hint = "a fetcher needs one stream per provider"
-
-
-class SlowReader(LimitExceeded):
-    """A peer asked for content and does not take it."""
-
-    code = "slow-reader"
-    hint = "the peer, or the way to it, is too slow; it may ask again"
 
 
 class Gains(Protocol):
@@ -148,21 +133,6 @@ class _PutOff:
     id: int
 
 
-@dataclass(slots=True)
-class _Piece:
-    """Part of an answer, ready to be sent; with `end`, its last. `batch` owns the memory."""
-
-    request: Request | _PutOff
-    views: list[bytes | memoryview]
-    batch: BlockBatch | None = None
-    leaf_sizes: Sequence[tuple[int, int]] = ()  # of each leaf: content bytes, bytes on the wire
-    end: bool = False
-
-    def release(self) -> None:
-        if self.batch is not None:
-            self.batch.release()
-
-
 class Conversation:
     """One stream, from the provider's side. `run` it once."""
 
@@ -177,7 +147,8 @@ class Conversation:
         self._fetched: set[CID] = set()  # what the peer asked the fetchers of
         self._asked = trio.Event()
         self._finished = False  # the peer will ask no more
-        self._sending = trio.Lock()
+        limits = library.limits
+        self._sender = Sender(stream, library.uploads, limits.send_seconds)
         self._packer = LeafPacker(library.compress)
 
     async def run(self) -> None:
@@ -188,7 +159,7 @@ class Conversation:
             SlowReader: it does not take what it asked for.
             trio.BrokenResourceError: it left.
         """
-        outbox, inbox = trio.open_memory_channel[_Piece](0)
+        outbox, inbox = trio.open_memory_channel[Piece](0)
         try:
             async with private_nursery() as nursery:
                 nursery.start_soon(self._answer, outbox, nursery)
@@ -249,7 +220,7 @@ class Conversation:
 
     # --- answers made
 
-    async def _answer(self, outbox: trio.MemorySendChannel[_Piece], nursery: trio.Nursery) -> None:
+    async def _answer(self, outbox: trio.MemorySendChannel[Piece], nursery: trio.Nursery) -> None:
         async with outbox:
             while True:
                 if not self._queue:
@@ -269,7 +240,7 @@ class Conversation:
 
     async def _answer_one(
         self,
-        outbox: trio.MemorySendChannel[_Piece],
+        outbox: trio.MemorySendChannel[Piece],
         request: Request | _PutOff,
         nursery: trio.Nursery,
     ) -> None:
@@ -294,7 +265,7 @@ class Conversation:
         await self._end(outbox, request, status)
 
     async def _answer_leaves(
-        self, outbox: trio.MemorySendChannel[_Piece], request: LeavesRequest
+        self, outbox: trio.MemorySendChannel[Piece], request: LeavesRequest
     ) -> Status:
         hashes = await self._library.leaf_hashes(request.root, request.first, request.count)
         if isinstance(hashes, Status):
@@ -304,7 +275,7 @@ class Conversation:
 
     async def _answer_blocks(
         self,
-        outbox: trio.MemorySendChannel[_Piece],
+        outbox: trio.MemorySendChannel[Piece],
         request: BlocksRequest | LeavesRequest,
         hashes: Sequence[bytes],
         number: int,
@@ -318,8 +289,8 @@ class Conversation:
             batch = await self._library.read(hashes[done:], self._library.share(), packer)
             count = len(batch)  # it is gone once it is sent
             try:
-                views, sizes = _frame(batch, request.id, number + done, limit)
-                piece = _Piece(request, views, batch, sizes)
+                views, sizes = frame(batch, request.id, number + done, limit)
+                piece = Piece(request.id, views, batch, sizes)
                 await outbox.send(piece)
             except BaseException:
                 batch.release()
@@ -329,7 +300,7 @@ class Conversation:
 
     async def _answer_have(
         self,
-        outbox: trio.MemorySendChannel[_Piece],
+        outbox: trio.MemorySendChannel[Piece],
         request: HaveRequest,
         nursery: trio.Nursery,
     ) -> Status:
@@ -338,17 +309,17 @@ class Conversation:
             return held
         if isinstance(held, bytes):
             have = encode_have(request.id, 0, pack_bitmap(held))
-            await outbox.send(_Piece(request, [have if held else encode_have_all(request.id)]))
+            await outbox.send(Piece(request.id, [have if held else encode_have_all(request.id)]))
             return Status.OK
         version, flags = held.version, held.flags()
-        await outbox.send(_Piece(request, [encode_have(request.id, 0, pack_bitmap(flags))]))
+        await outbox.send(Piece(request.id, [encode_have(request.id, 0, pack_bitmap(flags))]))
         if request.push and len(self._pushing) < self._library.limits.pushes_per_stream:
             scope = self._pushing[request.id] = trio.CancelScope()
             nursery.start_soon(partial(self._push, request.id, held, version, flags, scope))
         return Status.OK
 
     async def _answer_peers(
-        self, outbox: trio.MemorySendChannel[_Piece], request: PeersRequest
+        self, outbox: trio.MemorySendChannel[Piece], request: PeersRequest
     ) -> Status:
         fetchers, peer = self._library.fetchers, self._stream.peer
         remote = self._stream.connection.remote_address
@@ -358,28 +329,28 @@ class Conversation:
                 return Status.BUSY
             self._fetched.add(request.root)
             fetchers.join(request.root, peer, read_addresses(request.addresses), remote)
-        await outbox.send(_Piece(request, [encode_peers(request.id, others)]))
+        await outbox.send(Piece(request.id, [encode_peers(request.id, others)]))
         return Status.OK
 
     async def _end(
         self,
-        outbox: trio.MemorySendChannel[_Piece],
+        outbox: trio.MemorySendChannel[Piece],
         request: Request | _PutOff,
         status: Status,
     ) -> None:
         if request.id in self._cancelled:
             status = Status.CANCELLED
-        await outbox.send(_Piece(request, [encode_end(request.id, status)], end=True))
+        await outbox.send(Piece(request.id, [encode_end(request.id, status)], end=True))
 
     # --- answers out
 
-    async def _send_pieces(self, inbox: trio.MemoryReceiveChannel[_Piece]) -> None:
+    async def _send_pieces(self, inbox: trio.MemoryReceiveChannel[Piece]) -> None:
         async with inbox:
             async for piece in inbox:
                 try:
-                    if piece.end or piece.request.id not in self._cancelled:
+                    if piece.end or piece.request_id not in self._cancelled:
                         began = trio.current_time()
-                        await self._send(piece.views, content=bool(piece.leaf_sizes))
+                        await self._sender.send(piece.views, content=bool(piece.leaf_sizes))
                         if piece.leaf_sizes:
                             wire = sum(size for _, size in piece.leaf_sizes)
                             self._packer.note_sent(wire, trio.current_time() - began)
@@ -389,33 +360,10 @@ class Conversation:
                     piece.release()
                 if piece.end:
                     self._unanswered -= 1
-                    self._cancelled.discard(piece.request.id)
-                    if piece.request.id not in self._pushing:
-                        self._open.discard(piece.request.id)
+                    self._cancelled.discard(piece.request_id)
+                    if piece.request_id not in self._pushing:
+                        self._open.discard(piece.request_id)
         await self._stream.send_eof()
-
-    async def _send(self, views: Sequence[bytes | memoryview], *, content: bool = False) -> None:
-        uploads = self._library.uploads
-        async with self._sending:
-            if not content or (step := uploads.piece_bytes) is None:
-                await self._send_at_once(views)
-                return
-            for view in views:
-                for start in range(0, len(view), step):
-                    part = view[start : start + step]
-                    await uploads.wait(self._stream.peer, len(part))
-                    await self._send_at_once([part])
-
-    async def _send_at_once(self, views: Sequence[bytes | memoryview]) -> None:
-        seconds = self._library.limits.send_seconds
-        with trio.move_on_after(seconds) as scope:
-            for view in views:
-                await self._stream.send_all(view)
-        if scope.cancelled_caught:
-            size = sum(map(len, views))
-            raise SlowReader(
-                f"{size} bytes were not taken in {seconds:.0f} s", peer=self._stream.peer
-            )
 
     async def _push(
         self, request_id: int, gains: Gains, version: int, told: bytes, scope: trio.CancelScope
@@ -424,73 +372,15 @@ class Conversation:
         with scope:
             while await gains.changed(version):
                 if gains.complete:
-                    await self._send([encode_have_all(request_id)])
+                    await self._sender.send([encode_have_all(request_id)])
                     break
                 version, flags = gains.version, gains.flags()
-                if news := _news(request_id, told, flags):
-                    await self._send([news])
+                if told_news := news(request_id, told, flags):
+                    await self._sender.send([told_news])
                 told = flags
                 await trio.sleep(self._library.limits.push_seconds)
         del self._pushing[request_id]
         self._open.discard(request_id)
-
-
-def _frame(
-    batch: BlockBatch, request_id: int, number: int, limit: int | None
-) -> tuple[list[bytes | memoryview], list[tuple[int, int]]]:
-    """Return what to send for a batch, heads written before their blocks.
-
-    And of each leaf that is sent the content bytes and the bytes on the wire.
-    """
-    views: list[bytes | memoryview] = []
-    sizes: list[tuple[int, int]] = []
-    start = end = -1  # of the run of blocks in the buffer that is being gathered
-
-    def put(view: bytes) -> None:
-        nonlocal start, end
-        if end > start:
-            views.append(batch.buffer[start:end])
-        start = end = -1
-        views.append(view)
-
-    for position, (block, offset) in enumerate(zip(batch.blocks, batch.offsets, strict=True)):
-        if isinstance(block, Absent) or (limit is not None and len(block) > limit):
-            status = _WHY_ABSENT[block] if isinstance(block, Absent) else Status.TOO_LARGE
-            put(bytes(AnswerHead(AnswerKind.LEAF, status, 0, 0, request_id, number, 0)))
-        elif offset < 0:
-            head = AnswerHead(AnswerKind.LEAF, Status.OK, 0, 0, request_id, number, len(block))
-            put(b"".join((bytes(head), block)))
-            sizes.append((len(block), len(block)))
-        elif (packed := batch.packed.get(position)) is not None:
-            put(packed_leaf(request_id, number, packed))
-            sizes.append((len(block), len(packed)))
-        else:
-            size, head_start = len(block), offset - HEAD_SIZE
-            if head_start != end:
-                if end > start:
-                    views.append(batch.buffer[start:end])
-                start = head_start
-            head_view = batch.buffer[head_start:offset]
-            write_leaf_head(head_view, request_id, number, Status.OK, size)
-            end = offset + size
-            sizes.append((size, size))
-        number += 1
-    if end > start:
-        views.append(batch.buffer[start:end])
-    return views, sizes
-
-
-def _news(request_id: int, before: bytes, now: bytes) -> bytes:
-    """Return HAVE answers for the leaves that are new; b"" for none. Long gaps are left out."""
-    difference = int.from_bytes(before, "little") ^ int.from_bytes(now, "little")
-    changed = difference.to_bytes(len(now), "little")
-    out, leaf = bytearray(), changed.find(1)
-    while leaf >= 0:
-        first = leaf // 8 * 8
-        end = changed.rfind(1, first, first + _NEWS_LEAVES) + 1
-        out += encode_have(request_id, first, pack_bitmap(now[first:end]))
-        leaf = changed.find(1, end)
-    return bytes(out)
 
 
 async def converse(stream: Stream, library: Library) -> None:

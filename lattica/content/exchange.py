@@ -11,7 +11,6 @@ verified is served at once, and a peer that asks us for what we are fetching is 
 from __future__ import annotations
 
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -24,17 +23,17 @@ from ._bans import Bans
 from ._blocks import Blocks
 from ._budget import Budget
 from ._compress import Compress
-from ._events import Fetched, FetchProgress, FetchStarted, OriginError, OriginLacksIt
-from ._joint import Joint
+from ._events import Fetched, OriginError, OriginLacksIt
 from ._library import StoreLibrary
 from ._messages import PROTOCOL
 from ._origin import index_of_origin
 from ._ranges import open_object
 from ._repair import repair
+from ._running import Running
 from ._select import select_from
 from ._traffic import ExchangeLimits, ExchangeStats
 from ._uploads import Uploads
-from ._values import DestinationTaken, ObjectState
+from ._values import ObjectState
 from ._walk import check_root
 from .bitswap import open_bitswap
 from .fetch import Fetch
@@ -43,7 +42,6 @@ if TYPE_CHECKING:
     from collections.abc import (
         AsyncIterable,
         AsyncIterator,
-        Awaitable,
         Callable,
         Iterable,
         Mapping,
@@ -63,11 +61,6 @@ if TYPE_CHECKING:
     from .bitswap import Bitswap
     from .store import Store
 
-    # What a caller knows: providers, where more come from, origins, and for how long it waits.
-    _Known = tuple[
-        Iterable[PeerInfo], AsyncIterable[PeerInfo | None] | None, Sequence[Origin], float
-    ]
-
 _SELECT_SECONDS = 6.0  # that peers have to tell the index, where origins may know it
 _REPAIR_CACHE_BYTES = 16 << 20  # of blocks kept while an object is mended
 
@@ -80,8 +73,6 @@ class Exchange:
         bans: peers that are not asked for a time.
         uploads: where whoever sends content waits for its turn.
         limits: bounds of serving and fetching.
-        on_part: called with an object and True once some leaves are here that a fetch has brought,
-            and with False when the fetch ends without all of them.
         compress: whether leaves are sent, and asked for, smaller.
     """
 
@@ -94,18 +85,15 @@ class Exchange:
         self.uploads = Uploads(Budget(limits.max_up, limits.max_up_per_peer))
         self._mesh, self._store = mesh, store
         self._bitswap: Bitswap | None = None
-        self.on_part: Callable[[CID, bool], object] = _nobody
-        self._fetches: dict[CID, Fetch] = {}
+        self._running = Running()
         self._library = StoreLibrary(
             store,
-            self._fetches,
+            self._running.fetches,
             limits=self.limits,
             stats=self.stats,
             compress=compress,
             uploads=self.uploads,
         )
-        self._parts: set[CID] = set()  # of these, those that some leaves are here of
-        self._running: dict[tuple[CID, Path], _Running] = {}
         self._nursery: trio.Nursery
 
     async def fetch(
@@ -176,7 +164,8 @@ class Exchange:
             if selected.root != root:
                 part, root = (root, selected.blocks), selected.root
             providers = [*providers, *(recorder.heard if recorder else ())]
-        return await self._run(
+        return await self._running.run(
+            self._nursery,
             partial(self._fetch, root, destination, patience, part=part, segments=segments),
             root,
             destination,
@@ -232,68 +221,6 @@ class Exchange:
             segments=segments,
         )
 
-    async def _run(
-        self,
-        make: Callable[[Callable[[FetchEvent], object]], Fetch],
-        root: CID,
-        destination: Path,
-        known: _Known,
-        progress: Callable[[FetchEvent], object] | None,
-        *,
-        overwrite: bool = False,
-        name: str | None = None,
-        segments: Segments | None = None,
-    ) -> Fetched:
-        """Run what `make` makes, or wait for what runs already with the same object and place.
-
-        Who must not overwrite what another call may: it looks at what stands there afterwards.
-        """
-        key = _place(root, destination)
-        while (running := self._running.get(key)) is not None:
-            joint = running.joint
-            if joint.ending or (running.overwrite and not overwrite):
-                await joint.over.wait()
-                continue
-            running.fetch.join(*known)
-            try:
-                return await joint.wait(progress, running.fetch.so_far())
-            except DestinationTaken:
-                if running.overwrite or not overwrite:
-                    raise
-        joint = Joint()
-        fetch = make(partial(self._told, joint))
-        fetch.join(*known)
-        self._running[key] = _Running(joint, fetch, overwrite)
-        run = partial(fetch.run, overwrite=overwrite, name=name, segments=segments)
-        self._nursery.start_soon(joint.run, partial(self._run_alone, fetch, key, run))
-        return await joint.wait(progress)
-
-    def _told(self, joint: Joint[Fetched, FetchEvent], event: FetchEvent) -> None:
-        if (
-            isinstance(event, FetchStarted | FetchProgress)
-            and event.verified_bytes
-            and event.root not in self._parts
-        ):
-            self._parts.add(event.root)
-            self.on_part(event.root, True)
-        joint.tell(event)
-
-    async def _run_alone(
-        self, fetch: Fetch, key: tuple[CID, Path], run: Callable[[], Awaitable[Fetched]]
-    ) -> Fetched:
-        first = self._fetches.setdefault(fetch.root, fetch)
-        try:
-            return await run()
-        except BaseException:
-            if first is fetch and fetch.root in self._parts:
-                self.on_part(fetch.root, False)
-            raise
-        finally:
-            del self._running[key]
-            self._parts.discard(fetch.root)
-            if first is fetch:
-                del self._fetches[fetch.root]
-
     async def fetch_to_store(
         self,
         root: CID,
@@ -332,7 +259,8 @@ class Exchange:
             found = await trio.to_thread.run_sync(self._store.object, root)
             return Fetched(found or stored, 0)
         destination = self._store.cache_path(root)
-        fetched = await self._run(
+        fetched = await self._running.run(
+            self._nursery,
             partial(self._fetch, root, destination, patience, pinned=pinned),
             root,
             destination,
@@ -433,27 +361,18 @@ class Exchange:
             yield blocks
             nursery.cancel_scope.cancel()
 
+    def watch_parts(self, listener: Callable[[CID, bool], object]) -> None:
+        """Call `listener` when parts of an object come to be here, and when they go.
+
+        With True once some leaves are here that a fetch has brought, and with False when the fetch
+        ends without all of them.
+        """
+        self._running.on_part = listener
+
     def note_gains(self) -> None:
         """Look whether anybody waits for what the store has gained: say so after adding to it."""
         if self._bitswap is not None:
             self._bitswap.look_again()
-
-
-@dataclass(frozen=True, slots=True)
-class _Running:
-    """A fetch that others may join."""
-
-    joint: Joint[Fetched, FetchEvent]
-    fetch: Fetch
-    overwrite: bool
-
-
-def _nobody(_root: CID, _here: bool) -> None:
-    """Nobody wants to know of parts."""
-
-
-def _place(root: CID, destination: Path) -> tuple[CID, Path]:
-    return root, destination.absolute()
 
 
 class _Recorder:

@@ -20,6 +20,7 @@ from lattica.content import (
     Segment,
     Store,
     _compress,
+    _replies,
     _serve,
     build,
 )
@@ -236,7 +237,7 @@ async def test_who_packs_something_else_is_banned_and_nothing_is_written(
     swarm: Any, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, spoil: Any
 ) -> None:
     monkeypatch.setattr(
-        _serve,
+        _replies,
         "packed_leaf",
         lambda request, number, packed: packed_leaf(request, number, spoil(packed)),
     )
@@ -270,7 +271,7 @@ async def test_a_packed_leaf_is_refused_by_its_head(
         head = AnswerHead(1, Status.OK, Encoding.ZSTD_PLANES, 0, request, number, len(packed))
         return bytes(replace(head, **change)) + packed
 
-    monkeypatch.setattr(_serve, "packed_leaf", lie)
+    monkeypatch.setattr(_replies, "packed_leaf", lie)
     async with two(swarm, Compress.ON, Compress.ON) as (seed, other):
         path = seed.file("model.bin", 0)
         path.write_bytes(floats(3 * LEAF))

@@ -31,7 +31,8 @@ from lattica.content._messages import (
     encode_request,
     unpack_bitmap,
 )
-from lattica.content._serve import Conversation, _news
+from lattica.content._replies import news
+from lattica.content._serve import Conversation
 from lattica.transport import StreamReset
 
 if TYPE_CHECKING:
@@ -329,9 +330,8 @@ async def test_who_asks_for_more_than_all_may_is_put_off_and_heard_again_later(
 
 
 def test_a_waiting_request_keeps_nothing_that_we_do_not_know() -> None:
-    conversation = Conversation(
-        cast("Any", None), cast("Any", SimpleNamespace(compress=Compress.OFF))
-    )
+    library = SimpleNamespace(compress=Compress.OFF, limits=ExchangeLimits(), uploads=None)
+    conversation = Conversation(cast("Any", None), cast("Any", library))
     request = UnknownRequest(1, 9, {"later": [[], [], []]})  # each takes sixty times its size
     assert conversation._thinned(request) == UnknownRequest(1, 9)
 
@@ -459,7 +459,7 @@ def test_news_tell_every_leaf_that_was_gained_and_skip_what_lies_between(
             now[leaf] = 1
     told = bytearray(before)
     decoder = AnswerDecoder(lambda _: memoryview(b""))
-    for answer in decoder.receive(_news(7, before, bytes(now))):
+    for answer in decoder.receive(news(7, before, bytes(now))):
         assert answer.head.request == 7
         flags = unpack_bitmap(answer.payload, 8 * len(answer.payload))
         for leaf, flag in enumerate(flags, answer.head.number):
@@ -472,4 +472,4 @@ def test_news_of_two_far_leaves_are_short() -> None:
     now = bytearray(4_000_000)
     before = bytes(now)
     now[5] = now[3_999_999] = 1
-    assert len(_news(1, before, bytes(now))) < 50
+    assert len(news(1, before, bytes(now))) < 50
