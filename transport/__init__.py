@@ -27,16 +27,15 @@ from ._membership import MembershipError as MembershipError, SwarmKeyMismatch as
 from ._observed import agreed_ips as agreed_ips
 from ._records import PeerRecord as PeerRecord, RecordError as RecordError
 from ._serve import HandlerLimit as HandlerLimit, HandlerTaken as HandlerTaken
-from ._upgrade import UnknownSecurity as UnknownSecurity
-from .connection import (
-    Connection as Connection,
+from ._stream import Stream as Stream
+from ._stream_ends import (
     ConnectionLost as ConnectionLost,
     IncompleteMessage as IncompleteMessage,
     MessageTooLong as MessageTooLong,
-    NegotiationTimeout as NegotiationTimeout,
-    Stream as Stream,
     StreamReset as StreamReset,
 )
+from ._upgrade import UnknownSecurity as UnknownSecurity
+from .connection import Connection as Connection, NegotiationTimeout as NegotiationTimeout
 from .identify import IdentifyError as IdentifyError, IdentifyInfo as IdentifyInfo
 from .limits import Limits as Limits
 from .memory import MemoryNetwork as MemoryNetwork, MemoryTransport as MemoryTransport

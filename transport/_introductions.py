@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from ._book import AddressBook
     from ._events import Broadcast
     from ._own_addresses import OwnAddresses
-    from .connection import Connection, Stream
+    from ._stream import Stream
+    from .connection import Connection
     from .identify import IdentifyInfo
     from .limits import Limits
 

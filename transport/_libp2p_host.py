@@ -48,7 +48,8 @@ if TYPE_CHECKING:
 
     from lattica.identity import PeerId
 
-    from .connection import Connection, Stream
+    from ._stream import Stream
+    from .connection import Connection
     from .mesh import Mesh
 
 _log = logging.getLogger(__name__)

@@ -27,7 +27,7 @@ from multiaddr import Multiaddr as TheirMultiaddr
 from lattica.errors import LatticaError
 from lattica.identity import PeerId
 
-from .connection import MessageTooLong
+from ._stream_ends import MessageTooLong
 from .multiaddr import AddressCodecError, Multiaddr
 
 if TYPE_CHECKING:
@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 
     from lattica.identity import Identity
 
-    from .connection import Connection, Stream
+    from ._stream import Stream
+    from .connection import Connection
 
 MAX_WHOLE_BYTES = 16 << 20  # of a stream that is read to its end, however long the peer sends
 

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
     from lattica.identity import PeerId
 
-    from .connection import Connection, Stream
+    from ._stream import Stream
+    from .connection import Connection
 
     Handler = Callable[[Stream], Awaitable[None]]
 

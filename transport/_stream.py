@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING, NoReturn
 import trio
 
 from lattica import _varint
-from lattica.errors import LatticaError, LimitExceeded, ProtocolError, Unreachable
+from lattica.errors import LatticaError
 
+from ._stream_ends import IncompleteMessage, MessageTooLong, StreamReset
+from ._waiter import Waiter
 from .multistream import NegotiationError
 
 if TYPE_CHECKING:
@@ -35,43 +37,6 @@ _YIELD_BYTES = 1 << 20  # read without waiting, before other tasks get their tur
 _CALL_BYTES = 8 << 10  # what a call counts for beside the bytes it returns
 _JOINED_BYTES = 4096  # smaller pieces are joined where one answer may hold several
 _RECEIVE_BYTES = 64 << 10  # what `receive_some` returns at most when not told
-
-
-class StreamReset(LatticaError, trio.BrokenResourceError):
-    """The peer gave the stream up; bytes may be missing. The connection lives on."""
-
-    code = "stream-reset"
-    retryable = True
-    hint = "the peer refused or abandoned this exchange; try again, or ask another peer"
-
-
-class ConnectionLost(Unreachable, trio.BrokenResourceError):
-    """The connection to the peer is gone, and with it the streams on it."""
-
-    code = "connection-lost"
-    hint = "dial the peer again; what was verified is kept"
-
-
-class IncompleteMessage(ProtocolError):
-    """The stream ended inside a message."""
-
-    code = "incomplete-message"
-
-
-class MessageTooLong(LimitExceeded):
-    """The peer announced a message longer than allowed. Nothing of it was read.
-
-    Attributes:
-        size: what it announced, in bytes.
-    """
-
-    code = "message-too-long"
-    retryable = False
-    hint = "the peer runs something incompatible or hostile; use another peer"
-
-    def __init__(self, size: int, max_size: int, peer: PeerId) -> None:
-        super().__init__(f"a message of {size} bytes, limit {max_size}", peer=peer)
-        self.size = size
 
 
 class Stream(trio.abc.HalfCloseableStream):
@@ -108,7 +73,7 @@ class Stream(trio.abc.HalfCloseableStream):
         self.connection, self.protocol = connection, protocol
         self._substream, self._negotiation = substream, negotiation
         self._refusal: LatticaError | None = None
-        self._reader, self._writer = _Waiter(), _Waiter()
+        self._reader, self._writer = Waiter(), Waiter()
         self._receiving = self._sending = self._closed = False
         self._unyielded_bytes = 0
 
@@ -467,25 +432,3 @@ class Stream(trio.abc.HalfCloseableStream):
             await trio.lowlevel.checkpoint()
         else:
             await trio.lowlevel.checkpoint_if_cancelled()
-
-
-class _Waiter:
-    """Where one task waits to be woken; a lone waiter needs no more than that."""
-
-    __slots__ = ("_task",)
-
-    def __init__(self) -> None:
-        self._task: trio.lowlevel.Task | None = None
-
-    async def wait(self) -> None:
-        def abort(_: object) -> trio.lowlevel.Abort:
-            self._task = None
-            return trio.lowlevel.Abort.SUCCEEDED
-
-        self._task = trio.lowlevel.current_task()
-        await trio.lowlevel.wait_task_rescheduled(abort)
-
-    def wake(self) -> None:
-        if self._task is not None:
-            task, self._task = self._task, None
-            trio.lowlevel.reschedule(task)

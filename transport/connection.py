@@ -26,13 +26,8 @@ from lattica._nursery import private_nursery
 from lattica.errors import DeadlineExceeded, LatticaError
 
 from ._outbound import Outbound
-from ._stream import (
-    ConnectionLost as ConnectionLost,
-    IncompleteMessage as IncompleteMessage,
-    MessageTooLong as MessageTooLong,
-    Stream as Stream,
-    StreamReset as StreamReset,
-)
+from ._stream import Stream
+from ._stream_ends import ConnectionLost
 from .multistream import DialerNegotiation, ListenerNegotiation, NegotiationError
 from .yamux import (
     Ended,

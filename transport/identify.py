@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
     from lattica.identity import Identity, PeerId
 
-    from .connection import Connection, Stream
+    from ._stream import Stream
+    from .connection import Connection
     from .limits import Limits
 
 IDENTIFY_PROTOCOL = "/ipfs/id/1.0.0"

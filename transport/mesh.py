@@ -32,8 +32,9 @@ from ._introductions import Introductions
 from ._key_watch import end_with_keys
 from ._own_addresses import OwnAddresses
 from ._serve import Handlers
+from ._stream_ends import ConnectionLost
 from ._upgrade import Upgraded, check_security, upgrade
-from .connection import Connection, ConnectionLost
+from .connection import Connection
 from .identify import IDENTIFY_PROTOCOL, PUSH_PROTOCOL, IdentifyInfo
 from .limits import Limits
 from .ping import PING_PROTOCOL, PingServer, measure_round_trip
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
 
     from ._events import MeshEvent
     from ._links import Listener, RawLink, Transport
-    from .connection import Stream
+    from ._stream import Stream
     from .multiaddr import IPAddress, Multiaddr
 
 _log = logging.getLogger(__name__)

@@ -16,7 +16,8 @@ from lattica.errors import ProtocolError
 if TYPE_CHECKING:
     from lattica.identity import PeerId
 
-    from .connection import Connection, Stream
+    from ._stream import Stream
+    from .connection import Connection
     from .limits import Limits
 
 PING_PROTOCOL = "/ipfs/ping/1.0.0"

@@ -11,8 +11,7 @@ import pytest
 import trio
 
 from lattica.testing import open_memory_meshes, sample_identity
-from lattica.transport import Limits, MemoryNetwork, Multiaddr, noise, tls
-from lattica.transport.connection import Connection, Stream
+from lattica.transport import Connection, Limits, MemoryNetwork, Multiaddr, Stream, noise, tls
 from lattica.transport.tcp import TcpLink
 from lattica.transport.yamux import CreditLedger
 

@@ -13,8 +13,14 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from lattica.errors import DeadlineExceeded, InvalidInput, LatticaError, Refused
-from lattica.transport import Limits, MemoryNetwork
-from lattica.transport.connection import ConnectionLost, NegotiationTimeout, Stream, StreamReset
+from lattica.transport import (
+    ConnectionLost,
+    Limits,
+    MemoryNetwork,
+    NegotiationTimeout,
+    Stream,
+    StreamReset,
+)
 from lattica.transport.multistream import NegotiationError, ProtocolNotSupported
 from lattica.transport.yamux import PeerSilent, SessionClosing, StreamLimit, YamuxError
 

@@ -10,7 +10,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from lattica.transport.connection import ConnectionLost, StreamReset
+from lattica.transport import ConnectionLost, StreamReset
 from lattica.transport.multistream import ProtocolNotSupported
 from lattica.transport.yamux import PeerFlood, YamuxError
 from lattica.transport.yamux._control import MAX_ANSWERS

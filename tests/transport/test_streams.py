@@ -10,10 +10,10 @@ from hypothesis import given, settings, strategies as st
 from trio.testing import check_half_closeable_stream, wait_all_tasks_blocked
 
 from lattica.errors import CodecError, LimitExceeded, ProtocolError
-from lattica.transport import MemoryNetwork
-from lattica.transport.connection import (
+from lattica.transport import (
     ConnectionLost,
     IncompleteMessage,
+    MemoryNetwork,
     MessageTooLong,
     Stream,
     StreamReset,
