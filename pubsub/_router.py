@@ -2,7 +2,8 @@
 
 A router keeps, for each topic it joined, a mesh of a few peers that get every message at once
 (`_overlay`), and each heartbeat tells some of the other subscribers which messages there were, so
-that whoever missed one can ask (IHAVE, IWANT). What waits for a peer stands in its outbox;
+that whoever missed one can ask (`_gossip`). On a topic that it publishes to and has not joined, a
+few peers stand in for the mesh (`_fanout`). What waits for a peer stands in its outbox;
 `take_ready` names the peers for whom something new waits. Nothing here sends or reads a clock.
 
 The way of a message that arrives: from a graylisted peer, unread; a topic we have not joined, or an
@@ -15,12 +16,13 @@ Sources: libp2p/specs pubsub/gossipsub v1.0, v1.1, v1.2. Ours: spec/gossip.md.
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ._cache import MessageCache, SeenCache
-from ._message_id import IdForm, read_id, write_id
+from ._fanout import Fanout
+from ._gossip import Gossip
+from ._message_id import IdForm, write_id
 from ._messages import (
     InvalidMessage,
     Rpc,
@@ -44,7 +46,6 @@ if TYPE_CHECKING:
 
     from lattica.identity import Identity, PeerId
 
-    from ._messages import Announcement
     from ._values import Validator
 
 
@@ -76,7 +77,7 @@ class Router:
         self._sequence = first_sequence
         self._peers: dict[PeerId, Peer] = {}
         self._ready: dict[PeerId, None] = {}
-        self._fanout: dict[str, tuple[float, dict[PeerId, Peer]]] = {}  # last published, to whom
+        self._fanout = Fanout(self.parameters, rng)
         self._validators: dict[str, Validator] = {}
         self._scores = Scores(self.score_parameters)
         self._overlay = Overlay(self.parameters, self.score_parameters, self._scores, rng)
@@ -89,6 +90,17 @@ class Router:
         )
         self._seen = SeenCache(
             ttl_seconds=self.parameters.seen_seconds, limit=self.parameters.seen_messages
+        )
+        self._gossip = Gossip(
+            self.parameters,
+            gossip_threshold=self.score_parameters.gossip_threshold,
+            scores=self._scores,
+            overlay=self._overlay,
+            cache=self._cache,
+            seen=self._seen,
+            promises=self._promises,
+            statistics=self.statistics,
+            rng=rng,
         )
         self._next_heartbeat = now + rng.uniform(0.1, 1.0) * self.parameters.heartbeat_seconds
 
@@ -131,8 +143,7 @@ class Router:
             return
         self._ready.pop(peer, None)
         self._overlay.drop(peer)
-        for _, peers in self._fanout.values():
-            peers.pop(peer, None)
+        self._fanout.remove_peer(peer)
         self._scores.remove_peer(peer, now)
 
     def greet(self, peer: PeerId) -> None:
@@ -168,7 +179,7 @@ class Router:
             return
         for peer in self._peers.values():
             peer.outbox.subscription(topic, wanted=True)
-        self._fanout.pop(topic, None)
+        self._fanout.forget(topic)
         self._overlay.join(topic, self._subscribers(topic), now)
 
     def leave(self, topic: str, now: float) -> None:
@@ -267,9 +278,9 @@ class Router:
             peer.start_heartbeat(now)
         subscribers = {topic: self._subscribers(topic) for topic in self._overlay.topics}
         self._overlay.handle_heartbeat(subscribers, now)
-        self._keep_fanout(now)
+        self._fanout.handle_heartbeat(lambda topic: self._worthy(topic, now), now)
         for topic in self._overlay.topics:
-            self._announce(topic, subscribers[topic], now)
+            self._gossip.announce(topic, subscribers[topic], now)
         self._cache.shift()
         self._seen.expire(now)
 
@@ -279,39 +290,19 @@ class Router:
     def _recipients(self, topic: str, now: float) -> list[Peer]:
         """Who gets a message of ours at once."""
         if self.parameters.flood_publish:
-            threshold = self.score_parameters.publish_threshold
-            return [
-                peer
-                for peer in self._subscribers(topic)
-                if self._scores.score(peer.id, now) >= threshold
-            ]
+            return self._worthy(topic, now)
         if self._overlay.joined(topic):
             return self._overlay.mesh(topic)
-        _, chosen = self._fanout.get(topic, (now, {}))
-        self._fanout[topic] = now, self._fill_fanout(topic, chosen, now)
-        return list(self._fanout[topic][1].values())
+        return self._fanout.recipients(topic, self._worthy(topic, now), now)
 
-    def _fill_fanout(
-        self, topic: str, chosen: dict[PeerId, Peer], now: float
-    ) -> dict[PeerId, Peer]:
+    def _worthy(self, topic: str, now: float) -> list[Peer]:
+        """Which subscribers may have messages of ours."""
         threshold = self.score_parameters.publish_threshold
-        able = [
+        return [
             peer
             for peer in self._subscribers(topic)
             if self._scores.score(peer.id, now) >= threshold
         ]
-        kept = {peer.id: peer for peer in able if peer.id in chosen}
-        others = [peer for peer in able if peer.id not in chosen]
-        self._rng.shuffle(others)
-        kept |= {peer.id: peer for peer in others[: max(0, self.parameters.degree - len(kept))]}
-        return kept
-
-    def _keep_fanout(self, now: float) -> None:
-        self._fanout = {
-            topic: (published_at, self._fill_fanout(topic, chosen, now))
-            for topic, (published_at, chosen) in self._fanout.items()
-            if now - published_at < self.parameters.fanout_seconds
-        }
 
     def _without_flood(self, peer: Peer, rpc: Rpc, now: float) -> Rpc:
         """Hold an RPC against what the peer may say in a heartbeat; return what is heard of it."""
@@ -331,7 +322,7 @@ class Router:
         elif topic in peer.topics or self._has_room(peer, topic):
             peer.subscribe(topic)
             self._overlay.consider(topic, peer, now)
-            self._welcome(peer, topic)
+            self._gossip.welcome(peer, topic)
 
     def _has_room(self, peer: Peer, topic: str) -> bool:
         fits = peer.topics_bytes + len(topic.encode()) <= self.parameters.max_peer_topics_bytes
@@ -418,89 +409,8 @@ class Router:
         for prune in rpc.prune:
             self._overlay.handle_prune(prune.topic, peer, prune.backoff_seconds, now)
         if rpc.ihave:
-            self._handle_ihave(peer, rpc.ihave, now)
+            self._gossip.handle_ihave(peer, rpc.ihave, now)
         if rpc.iwant:
-            self._handle_iwant(peer, rpc.iwant, now)
+            self._gossip.handle_iwant(peer, rpc.iwant, now)
         for name in rpc.idontwant:
-            self._handle_idontwant(peer, name, now)
-
-    def _handle_ihave(self, peer: Peer, announcements: Iterable[Announcement], now: float) -> None:
-        """Ask for what we have not seen, within what one peer may make us ask in a heartbeat."""
-        peer.ihave_heard += 1
-        if (
-            peer.ihave_heard > self.parameters.max_ihave_messages
-            or self._scores.score(peer.id, now) < self.score_parameters.gossip_threshold
-        ):
-            return
-        wanted: dict[bytes, bytes] = {}  # ours: theirs
-        for one in announcements:
-            if not self._overlay.joined(one.topic):
-                continue
-            for name in one.ids:
-                message_id = self._read_id(peer, name)
-                if message_id is not None and message_id not in self._seen:
-                    wanted[message_id] = name
-        names = list(wanted.items())
-        self._rng.shuffle(names)
-        names = names[: max(0, self.parameters.max_ihave_ids - peer.ids_asked)]
-        if not names:
-            return
-        peer.ids_asked += len(names)
-        peer.outbox.want(name for _, name in names)
-        self._promises.track(
-            self._rng.choice(names)[0], peer.id, now + self.parameters.followup_seconds
-        )
-
-    def _handle_iwant(self, peer: Peer, names: Iterable[bytes], now: float) -> None:
-        if self._scores.score(peer.id, now) < self.score_parameters.gossip_threshold:
-            return
-        for name in names:
-            message_id = self._read_id(peer, name)
-            if message_id is None:
-                continue
-            encoded = self._cache.serve(message_id, peer.id, limit=self.parameters.retransmissions)
-            if encoded is not None:
-                self.statistics.recovered += 1
-                self.statistics.queue_drops += peer.outbox.message(message_id, encoded)
-
-    def _handle_idontwant(self, peer: Peer, name: bytes, now: float) -> None:
-        peer.ids_declined += 1
-        message_id = self._read_id(peer, name)
-        if message_id is not None and peer.ids_declined <= self.parameters.max_idontwant_ids:
-            peer.unwanted[message_id] = now + self.parameters.followup_seconds
-            peer.outbox.cancel(message_id)
-
-    def _read_id(self, peer: Peer, name: bytes) -> bytes | None:
-        found = read_id(name)
-        if found is None:
-            self.statistics.foreign_ids += 1
-            return None
-        message_id, peer.id_form = found
-        return message_id
-
-    def _welcome(self, peer: Peer, topic: str) -> None:
-        """Tell a new subscriber which messages it has just missed, mesh or not."""
-        if self._overlay.joined(topic) and topic not in peer.welcomed:
-            peer.welcomed.add(topic)
-            self._announce_to(peer, topic, self._cache.recent_ids(topic))
-
-    def _announce(self, topic: str, subscribers: list[Peer], now: float) -> None:
-        """Tell some peers outside the mesh which messages there were."""
-        ids = self._cache.recent_ids(topic)
-        threshold = self.score_parameters.gossip_threshold
-        others = [
-            peer
-            for peer in subscribers
-            if not self._overlay.contains(topic, peer.id)
-            and self._scores.score(peer.id, now) >= threshold
-        ]
-        self._rng.shuffle(others)
-        share = math.ceil(self.parameters.gossip_factor * len(others))
-        for peer in others[: max(self.parameters.degree_lazy, share)]:
-            self._announce_to(peer, topic, ids)
-
-    def _announce_to(self, peer: Peer, topic: str, ids: list[bytes]) -> None:
-        if len(ids) > self.parameters.max_ihave_ids:
-            ids = self._rng.sample(ids, self.parameters.max_ihave_ids)
-        if ids:
-            peer.outbox.announce(topic, [write_id(one, peer.id_form) for one in ids])
+            self._gossip.handle_idontwant(peer, name, now)
