@@ -247,6 +247,11 @@ class Index:
         """Whether an index block is here."""
         return bool(self._rows("SELECT 1 FROM blocks WHERE multihash = ?", (multihash,)))
 
+    def block_size(self, multihash: bytes) -> int | None:
+        """Return the length of an index block, which is not read."""
+        rows = self._rows("SELECT length(data) FROM blocks WHERE multihash = ?", (multihash,))
+        return rows[0][0] if rows else None
+
     def block(self, multihash: bytes) -> bytes | None:
         """Return an index block as it was stored."""
         rows = self._rows("SELECT data FROM blocks WHERE multihash = ?", (multihash,))

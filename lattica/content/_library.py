@@ -15,11 +15,12 @@ import trio
 from lattica.cid import CID, Codec
 from lattica.errors import InvalidInput
 
+from ._budget import Budget
 from ._dag import LeafTable
 from ._fetchers import Fetchers
 from ._messages import HEAD_SIZE, Status, unpack_bitmap
 from ._serve import Conversation, TooManyStreams, converse
-from ._unixfs import DagError
+from ._unixfs import MAX_BLOCK_BYTES, DagError
 from ._values import ObjectState
 from ._walk import Walker
 
@@ -63,6 +64,7 @@ class StoreLibrary:
         self._readers = trio.CapacityLimiter(_READERS)
         self._busy: set[Conversation] = set()
         self._streams: Counter[PeerId] = Counter()
+        self._wasted = Budget(None, limits.wasted_per_peer)
         self._scopes: set[trio.CancelScope] = set()
         self._ended = trio.Event()
         self._tables: OrderedDict[CID, LeafTable] = OrderedDict()
@@ -113,12 +115,16 @@ class StoreLibrary:
         return max(1, min(least, share))
 
     async def read(
-        self, hashes: Sequence[bytes], max_bytes: int, packer: LeafPacker | None = None
+        self,
+        hashes: Sequence[bytes],
+        max_bytes: int,
+        packer: LeafPacker | None = None,
+        limit: int = MAX_BLOCK_BYTES,
     ) -> BlockBatch:
         """Read blocks in a worker thread, hashed and packed there. Cancelled, none is lost."""
 
         def read() -> BlockBatch:
-            batch = self._store.read_blocks(hashes, max_bytes=max_bytes, gap=HEAD_SIZE)
+            batch = self._store.read_blocks(hashes, max_bytes=max_bytes, gap=HEAD_SIZE, limit=limit)
             if packer is not None:
                 packer.pack(batch)
             return batch
@@ -137,6 +143,15 @@ class StoreLibrary:
     def sent(self, peer: PeerId, size: int) -> None:
         """Count a block that went to `peer`."""
         self.stats.sent(peer, size, size)
+
+    def wasted(self, peer: PeerId, size: int) -> None:
+        """Count bytes that were read for `peer`, which then did not take them."""
+        if size:
+            self._wasted.spend(peer, size, trio.current_time())
+
+    def paid_at(self, peer: PeerId) -> float:
+        """Return when something may be read for `peer` again: now, unless much was in vain."""
+        return self._wasted.ready_at(peer, trio.current_time())
 
     async def leaf_hashes(self, root: CID, first: int, count: int) -> list[bytes] | Status:
         """Look a range of leaves up in the file's index, which is kept for the next range."""

@@ -108,8 +108,7 @@ class Reader:
         for place in self._index.places(multihash):
             if self._is_usable(place):
                 return place.length
-        block = self._index.block(multihash)
-        return None if block is None else len(block)
+        return self._index.block_size(multihash)
 
     def index_block(self, multihash: bytes) -> bytes | None:
         """Return an index block, or None when it is not here (or is, damaged)."""
@@ -121,23 +120,28 @@ class Reader:
         return None
 
     def read(
-        self, multihashes: Sequence[bytes], max_bytes: int, gap: int = 0, stopped: bool = False
+        self,
+        multihashes: Sequence[bytes],
+        max_bytes: int,
+        gap: int = 0,
+        stopped: bool = False,
+        limit: int = MAX_BLOCK_BYTES,
     ) -> BlockBatch:
         """Read a prefix of `multihashes`; see `Store.read_blocks`."""
-        plan = self._plan(multihashes, max_bytes, gap, stopped)
+        plan = self._plan(multihashes, max_bytes, gap, stopped, limit)
         batch = BlockBatch(plan, gap, self._pool)
         for run in _runs(plan):
             self._read_run(multihashes, run, batch)
         return batch
 
     def _plan(
-        self, multihashes: Sequence[bytes], max_bytes: int, gap: int, stopped: bool
+        self, multihashes: Sequence[bytes], max_bytes: int, gap: int, stopped: bool, limit: int
     ) -> list[Place | bytes | Absent]:
         """Find as many of `multihashes` as may be answered in one batch, at least one."""
         room = max(0, min(max_bytes, MAX_BLOCK_BYTES))
         plan: list[Place | bytes | Absent] = []
         for multihash in multihashes[: min(_MAX_BATCH, max(1, MAX_GAPS // max(gap, 1)))]:
-            found = self._find(multihash, stopped)
+            found = self._find(multihash, stopped, limit)
             if isinstance(found, Place):
                 room -= found.length
             elif isinstance(found, bytes):
@@ -147,17 +151,19 @@ class Reader:
             plan.append(found)
         return plan
 
-    def _find(self, multihash: bytes, stopped: bool) -> Place | bytes | Absent:
+    def _find(self, multihash: bytes, stopped: bool, limit: int) -> Place | bytes | Absent:
         if multihash[:2] not in _HASHES:
             return Absent.NOT_HERE
         changed = False
         left: Place | None = None  # by a download that does not run
         for place in self._index.places(multihash):
             if self._is_usable(place):
-                return place
+                return place if place.length <= limit else Absent.TOO_LARGE
             changed = changed or place.download is None
             if stopped and place.download is not None and place.source not in self.parts:
                 left = place
+        if limit < MAX_BLOCK_BYTES and (self._index.block_size(multihash) or 0) > limit:
+            return Absent.TOO_LARGE
         block = self.index_block(multihash)
         if block is None and left is not None:
             return left

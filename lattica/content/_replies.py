@@ -34,7 +34,11 @@ if TYPE_CHECKING:
     from ._uploads import Uploads
 
 _NEWS_LEAVES = 2048  # that one answer tells of at most, when leaves are gained here and there
-_WHY_ABSENT = {Absent.NOT_HERE: Status.ABSENT, Absent.SOURCE_CHANGED: Status.SOURCE_CHANGED}
+_WHY_ABSENT = {
+    Absent.NOT_HERE: Status.ABSENT,
+    Absent.SOURCE_CHANGED: Status.SOURCE_CHANGED,
+    Absent.TOO_LARGE: Status.TOO_LARGE,
+}
 
 
 class SlowReader(LimitExceeded):
@@ -92,7 +96,7 @@ class Sender:
 
 
 def frame(
-    batch: BlockBatch, request_id: int, number: int, limit: int | None
+    batch: BlockBatch, request_id: int, number: int
 ) -> tuple[list[bytes | memoryview], list[tuple[int, int]]]:
     """Return what to send for a batch, heads written before their blocks.
 
@@ -110,9 +114,8 @@ def frame(
         views.append(view)
 
     for position, (block, offset) in enumerate(zip(batch.blocks, batch.offsets, strict=True)):
-        if isinstance(block, Absent) or (limit is not None and len(block) > limit):
-            status = _WHY_ABSENT[block] if isinstance(block, Absent) else Status.TOO_LARGE
-            put(bytes(AnswerHead(AnswerKind.LEAF, status, 0, 0, request_id, number, 0)))
+        if isinstance(block, Absent):
+            put(bytes(AnswerHead(AnswerKind.LEAF, _WHY_ABSENT[block], 0, 0, request_id, number, 0)))
         elif offset < 0:
             head = AnswerHead(AnswerKind.LEAF, Status.OK, 0, 0, request_id, number, len(block))
             put(b"".join((bytes(head), block)))

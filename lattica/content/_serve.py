@@ -22,6 +22,7 @@ from lattica.errors import LatticaError, LimitExceeded, ProtocolError
 from ._compress import LeafPacker
 from ._fetchers import Fetchers, encode_peers, read_addresses
 from ._messages import (
+    MAX_BLOCK,
     MAX_REQUEST,
     MAX_UNANSWERED,
     BlocksRequest,
@@ -100,12 +101,22 @@ class Library(Protocol):
     queued_hashes: int  # of requests that are not answered, on all streams
 
     async def read(
-        self, hashes: Sequence[bytes], max_bytes: int, packer: LeafPacker | None = None
+        self,
+        hashes: Sequence[bytes],
+        max_bytes: int,
+        packer: LeafPacker | None = None,
+        limit: int = MAX_BLOCK,
     ) -> BlockBatch:
         """Return the first of these blocks, as `Store.read_blocks` with room for heads.
 
-        With a packer, those that shrink are packed.
+        With a packer, those that shrink are packed. Those over `limit` bytes are not read.
         """
+
+    def wasted(self, peer: PeerId, size: int) -> None:
+        """Count bytes that were read for `peer`, which then did not take them."""
+
+    def paid_at(self, peer: PeerId) -> float:
+        """Return when something may be read for `peer` again: now, unless much was in vain."""
 
     async def leaf_hashes(self, root: CID, first: int, count: int) -> list[bytes] | Status:
         """Return the multihashes of a range of leaves, or why not."""
@@ -251,7 +262,7 @@ class Conversation:
                 status = await self._answer_peers(outbox, request)
             elif isinstance(request, UnknownRequest | CancelRequest):
                 status = Status.UNKNOWN
-            elif isinstance(request, _PutOff) or not self._library.admit(self):
+            elif isinstance(request, _PutOff) or self._is_wasting or not self._library.admit(self):
                 status = Status.BUSY
             elif isinstance(request, LeavesRequest):
                 status = await self._answer_leaves(outbox, request)
@@ -263,6 +274,10 @@ class Conversation:
             _log.exception("request %s of %s failed", request.id, self._stream.peer)
             status = Status.FAILED
         await self._end(outbox, request, status)
+
+    @property
+    def _is_wasting(self) -> bool:
+        return self._library.paid_at(self._stream.peer) > trio.current_time()
 
     async def _answer_leaves(
         self, outbox: trio.MemorySendChannel[Piece], request: LeavesRequest
@@ -281,18 +296,19 @@ class Conversation:
         number: int,
     ) -> Status:
         """Read and pass on all of `hashes`, numbered from `number` on."""
-        limit = request.limit if isinstance(request, BlocksRequest) else None
+        limit = request.limit if isinstance(request, BlocksRequest) else MAX_BLOCK
         reads_planes = Encoding.ZSTD_PLANES in request.encodings
         done = 0
         while done < len(hashes) and request.id not in self._cancelled:
             packer = self._packer if reads_planes and self._packer.pays else None
-            batch = await self._library.read(hashes[done:], self._library.share(), packer)
+            batch = await self._library.read(hashes[done:], self._library.share(), packer, limit)
             count = len(batch)  # it is gone once it is sent
+            sizes: list[tuple[int, int]] = []
             try:
-                views, sizes = frame(batch, request.id, number + done, limit)
-                piece = Piece(request.id, views, batch, sizes)
-                await outbox.send(piece)
+                views, sizes = frame(batch, request.id, number + done)
+                await outbox.send(Piece(request.id, views, batch, sizes))
             except BaseException:
+                self._note_wasted(sizes)
                 batch.release()
                 raise
             done += count
@@ -347,16 +363,14 @@ class Conversation:
     async def _send_pieces(self, inbox: trio.MemoryReceiveChannel[Piece]) -> None:
         async with inbox:
             async for piece in inbox:
+                taken = False
                 try:
                     if piece.end or piece.request_id not in self._cancelled:
-                        began = trio.current_time()
-                        await self._sender.send(piece.views, content=bool(piece.leaf_sizes))
-                        if piece.leaf_sizes:
-                            wire = sum(size for _, size in piece.leaf_sizes)
-                            self._packer.note_sent(wire, trio.current_time() - began)
-                        for sizes in piece.leaf_sizes:
-                            self._library.stats.sent(self._stream.peer, *sizes)
+                        await self._send_piece(piece)
+                        taken = True
                 finally:
+                    if not taken:
+                        self._note_wasted(piece.leaf_sizes)
                     piece.release()
                 if piece.end:
                     self._unanswered -= 1
@@ -364,6 +378,18 @@ class Conversation:
                     if piece.request_id not in self._pushing:
                         self._open.discard(piece.request_id)
         await self._stream.send_eof()
+
+    async def _send_piece(self, piece: Piece) -> None:
+        began = trio.current_time()
+        await self._sender.send(piece.views, content=bool(piece.leaf_sizes))
+        if piece.leaf_sizes:
+            wire = sum(size for _, size in piece.leaf_sizes)
+            self._packer.note_sent(wire, trio.current_time() - began)
+        for sizes in piece.leaf_sizes:
+            self._library.stats.sent(self._stream.peer, *sizes)
+
+    def _note_wasted(self, leaf_sizes: Sequence[tuple[int, int]]) -> None:
+        self._library.wasted(self._stream.peer, sum(size for size, _ in leaf_sizes))
 
     async def _push(
         self, request_id: int, gains: Gains, version: int, told: bytes, scope: trio.CancelScope

@@ -29,6 +29,8 @@ class ExchangeLimits:
         push_seconds: least time between two pushes to one peer.
         providers: peers that one fetch is connected to at the same time.
         candidates: peers that one fetch remembers, whatever became of them.
+        wasted_per_peer: bytes a second that are read for one peer and then not taken, because it
+            cancels or hangs up; who has more of them read is BUSY until that is made up for.
         stall_seconds: a fetch that gains nothing for so long gives up, though somebody is asked: a
             leaf of 1 MiB takes that long at 3.5 kB/s. Patience that is longer counts instead.
         write_bytes: of leaves that are hashed and written at once, in all; a provider's share of
@@ -47,6 +49,7 @@ class ExchangeLimits:
     push_seconds: float = 0.25
     providers: int = 16
     candidates: int = 256
+    wasted_per_peer: float = 64 << 20
     stall_seconds: float = 300.0
     write_bytes: int = 32 << 20
     max_up: float | None = None

@@ -57,6 +57,7 @@ class Absent(enum.Enum):
 
     NOT_HERE = enum.auto()
     SOURCE_CHANGED = enum.auto()  # the file that held it is no longer what was shared
+    TOO_LARGE = enum.auto()  # for who asks: it has not been read
 
 
 class ObjectState(enum.IntEnum):

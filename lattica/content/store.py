@@ -38,6 +38,7 @@ from ._reading import Reader
 from ._sources import BufferPool, Sources
 from ._store_lock import lock_store
 from ._tidy import CACHE, FILES, SCRATCH, tidy
+from ._unixfs import MAX_BLOCK_BYTES
 from ._upkeep import Upkeep
 from ._values import Availability, ObjectState, StorageError
 from ._verify import verify
@@ -300,16 +301,18 @@ class Store:
         max_bytes: int = 1 << 20,
         gap: int = 0,
         stopped: bool = False,
+        limit: int = MAX_BLOCK_BYTES,
     ) -> BlockBatch:
         """Read blocks, index or leaf, each checked against its hash.
 
         Answers a prefix of `multihashes`: what fits `max_bytes` (at most 2 MiB), and at least one.
         Call again with the rest. Adjacent leaves are read in one system call. `gap`: bytes left
         free before each leaf, see `BlockBatch.buffer`. With `stopped`, leaves are tried that a
-        download which is not running may have left: many will prove wrong. 1 MiB from the page
-        cache takes some 0.3 ms, so the event loop may call this where it trusts the disk.
+        download which is not running may have left: many will prove wrong. Blocks of more than
+        `limit` bytes are not read, but said to be too large. 1 MiB from the page cache takes some
+        0.3 ms, so the event loop may call this where it trusts the disk.
         """
-        return self._reader.read(multihashes, max_bytes, gap, stopped)
+        return self._reader.read(multihashes, max_bytes, gap, stopped, limit)
 
     def availability(self, root: CID) -> Availability | None:
         """Return which leaves of the file `root` are here; None when it is no file of ours."""

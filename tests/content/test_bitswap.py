@@ -88,6 +88,8 @@ class FakeShelf:
     def __init__(self, blocks: Sequence[bytes] = ()) -> None:
         self.blocks = {CID.of(block).multihash: block for block in blocks}
         self.log: list[tuple[PeerId, int]] = []
+        self.waste: list[tuple[PeerId, int]] = []
+        self.ready_at = 0.0
 
     async def sizes(self, multihashes: Sequence[bytes]) -> list[int | None]:
         await trio.lowlevel.checkpoint()
@@ -103,6 +105,12 @@ class FakeShelf:
 
     def sent(self, peer: PeerId, size: int) -> None:
         self.log.append((peer, size))
+
+    def wasted(self, peer: PeerId, size: int) -> None:
+        self.waste.append((peer, size))
+
+    def paid_at(self, _peer: PeerId) -> float:
+        return self.ready_at
 
 
 class FakeBatch:

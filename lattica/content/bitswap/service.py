@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from lattica.transport import Mesh, Stream
 
 _INLINE_BYTES = 64 << 10  # what is decoded without a thread
+_DECODERS = 2  # threads that read longer messages, of all peers: each takes tens of milliseconds
 _LINK_ERRORS = (LatticaError, trio.BrokenResourceError, trio.ClosedResourceError)
 _log = logging.getLogger(__name__)
 
@@ -94,6 +95,12 @@ class Shelf(Protocol):
     def sent(self, peer: PeerId, size: int) -> None:
         """Count a block that went to `peer`."""
 
+    def wasted(self, peer: PeerId, size: int) -> None:
+        """Count bytes that were read for `peer`, which then did not take them."""
+
+    def paid_at(self, peer: PeerId) -> float:
+        """Return when something may be read for `peer` again: now, unless much was in vain."""
+
 
 @dataclass(frozen=True, slots=True)
 class Heard:
@@ -114,6 +121,9 @@ class Bitswap:
         self._ledgers: OrderedDict[PeerId, Ledger] = OrderedDict()
         self._answering: set[PeerId] = set()
         self._turns = trio.Semaphore(limits.answers)  # in the order of asking
+        self._last_turn = trio.Semaphore(1)  # for those that did not take what they were sent
+        self._slow: OrderedDict[PeerId, None] = OrderedDict()
+        self._decoders = trio.CapacityLimiter(_DECODERS)
         self._streams: Counter[PeerId] = Counter()
         self._asked: dict[PeerId, Asked] = {}
         self._sessions: dict[PeerId, list[trio.MemorySendChannel[Heard]]] = {}
@@ -145,7 +155,7 @@ class Bitswap:
 
     async def _hear(self, peer: PeerId, protocol: str, data: bytes) -> None:
         if len(data) > _INLINE_BYTES:
-            message, heard = await trio.to_thread.run_sync(_open, data)
+            message, heard = await trio.to_thread.run_sync(_open, data, limiter=self._decoders)
         else:
             message, heard = _open(data)
         if message.entries or message.full:
@@ -205,7 +215,8 @@ class Bitswap:
     async def _answer(self, peer: PeerId) -> None:
         try:
             while (ledger := self._ledgers.get(peer)) is not None and ledger.has_answer:
-                async with self._turns:
+                await trio.sleep_until(self._shelf.paid_at(peer))
+                async with self._last_turn if peer in self._slow else self._turns:
                     answer = ledger.next_answer(self._limits.answer_bytes)
                     if answer is not None:
                         await self._send_answer(peer, ledger, answer)
@@ -223,9 +234,21 @@ class Bitswap:
         if not (message.blocks or message.presences):
             return  # nothing could be read; what is to be said of it comes with the next answer
         await self._shelf.wait_to_send(peer, sum(sizes))
-        await self._send(peer, ledger.protocol, message)
+        try:
+            await self._send(peer, ledger.protocol, message)
+        except _LINK_ERRORS as error:
+            self._shelf.wasted(peer, sum(sizes))
+            if isinstance(error, DeadlineExceeded):
+                self._note_slow(peer)
+            raise
+        self._slow.pop(peer, None)
         for size in sizes:
             self._shelf.sent(peer, size)
+
+    def _note_slow(self, peer: PeerId) -> None:
+        self._slow[peer] = None
+        if len(self._slow) > self._limits.peers:
+            self._slow.popitem(last=False)
 
     async def _read(self, ledger: Ledger, answer: Answer) -> tuple[Message, list[int]]:
         blocks, wants = [], list(answer.wants)

@@ -1,0 +1,169 @@
+"""What a few bytes of a stranger may cost us: blocks read, hashed and packed that nobody takes."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from lattica.content import Store, build
+from lattica.content._messages import BlocksRequest, CancelRequest, Status
+from lattica.content._sources import Sources
+from lattica.content._values import Absent
+from lattica.content.bitswap import PROTOCOLS, BitswapLimits, Message
+from lattica.transport import StreamReset
+
+from .test_bitswap import FakeShelf, server_and_clients, want
+from .test_exchange import LEAF, asking, hashes_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from trio.testing import MockClock
+
+    from lattica.transport import Stream
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many bytes each read from a shared file was for."""
+    log: list[int] = []
+    read = Sources.read
+
+    def counted(self: Sources, source: int, offset: int, into: list[memoryview]) -> bool:
+        log.append(sum(map(len, into)))
+        return read(self, source, offset, into)
+
+    monkeypatch.setattr(Sources, "read", counted)
+    return log
+
+
+async def test_blocks_over_the_limit_of_who_asks_are_not_read(
+    swarm: Any, reads: list[int], autojump_clock: MockClock
+) -> None:
+    async with asking(swarm) as (seed, asker):
+        hashes = hashes_of(seed.share(seed.file("model.bin", 4 * LEAF)).path)
+        reads.clear()
+        await asker.ask(BlocksRequest(1, tuple(hashes) * 250, limit=0))
+        answers, status = await asker.until_end(1)
+        assert (len(answers), status) == (1000, Status.OK)
+        assert {answer.status for answer in answers} == {Status.TOO_LARGE}
+        assert not reads
+
+
+def test_an_index_block_over_the_limit_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(range(256)) * 4096)
+    with Store.open(tmp_path / "store") as store:
+        root = store.add(build(path)).root
+        size = store.size_of(root.multihash)
+        assert size is not None
+
+        def refuse(*_: object) -> bytes:
+            raise AssertionError("it was read")
+
+        with store.read_blocks([root.multihash], limit=size) as batch:
+            assert root.matches(batch.blocks[0])  # type: ignore[arg-type]  # else it is absent
+        monkeypatch.setattr(store._index, "block", refuse)
+        with store.read_blocks([root.multihash], limit=size - 1) as batch:
+            assert batch.blocks == [Absent.TOO_LARGE]
+        assert store.size_of(root.multihash) == size
+
+
+async def test_who_has_much_read_and_cancels_it_is_put_off(
+    swarm: Any, reads: list[int], autojump_clock: MockClock
+) -> None:
+    async with asking(swarm, batch_bytes=LEAF, wasted_per_peer=10 * LEAF) as (seed, asker):
+        hashes = tuple(hashes_of(seed.share(seed.file("model.bin", 64 * LEAF)).path))
+        reads.clear()
+        statuses = []
+        for number in range(1, 101):
+            await asker.ask(BlocksRequest(number, hashes))
+            await wait_all_tasks_blocked()  # read, and waiting for its turn to be sent
+            await asker.ask(CancelRequest(number))
+            statuses.append((await asker.until_end(number))[1])
+        assert statuses[0] is Status.CANCELLED
+        assert Status.BUSY in statuses
+        taken = seed.exchange.stats.total.sent_bytes
+        assert sum(reads) - taken < 10 * LEAF
+        await trio.sleep(10)
+        await asker.ask(BlocksRequest(200, hashes[:3]))
+        answers, status = await asker.until_end(200)
+        assert (len(answers), status) == (3, Status.OK)
+
+
+async def test_who_hangs_up_on_what_was_read_for_it_is_put_off(
+    swarm: Any, autojump_clock: MockClock
+) -> None:
+    async with asking(swarm, batch_bytes=LEAF, wasted_per_peer=10 * LEAF) as (seed, asker):
+        hashes = tuple(hashes_of(seed.share(seed.file("model.bin", 256 * LEAF)).path))
+        await asker.ask(BlocksRequest(1, hashes))
+        await wait_all_tasks_blocked()
+        library = seed.exchange._library
+        (other,) = library._streams
+        assert library.paid_at(other) <= trio.current_time()
+        asker.stream.reset()
+        await wait_all_tasks_blocked()
+        assert library.paid_at(other) > trio.current_time()
+
+
+async def test_blocks_that_were_not_taken_over_bitswap_are_counted_and_made_up_for(
+    autojump_clock: object,
+) -> None:
+    block = bytes(1_000_000)
+    shelf = FakeShelf([block])
+    async with server_and_clients(shelf) as (server, _, (client,)):
+
+        async def hang_up(stream: Stream) -> None:
+            stream.reset()
+
+        for protocol in PROTOCOLS:
+            client.mesh.unhandle(protocol)
+            client.mesh.handle(protocol, hang_up)
+        await client.say(server, Message(entries=(want(block),)))
+        await wait_all_tasks_blocked()
+        assert shelf.waste == [(client.mesh.peer_id, len(block))]
+        shelf.ready_at = trio.current_time() + 60
+        await client.say(server, Message(entries=(want(block),)))
+        await trio.sleep(59)
+        assert len(shelf.waste) == 1
+        await trio.sleep(2)
+        assert len(shelf.waste) == 2
+
+
+async def test_peers_that_take_nothing_share_one_turn_and_leave_the_others_to_the_rest(
+    autojump_clock: object,
+) -> None:
+    blocks = [bytes([number]) * 1_000_000 for number in range(8)]
+    limits = BitswapLimits(answers=2, send_seconds=10)
+    async with server_and_clients(FakeShelf(blocks), 5, limits) as (server, _, clients):
+        *slow, good = clients
+
+        async def never_read(stream: Stream) -> None:
+            await trio.sleep_forever()
+
+        for client in slow:
+            for protocol in PROTOCOLS:
+                client.mesh.unhandle(protocol)
+                client.mesh.handle(protocol, never_read)
+
+        async def insist(client: Any) -> None:
+            for _ in range(200):
+                with suppress(StreamReset):
+                    await client.say(server, Message(entries=(want(blocks[0]),)))
+                await trio.sleep(1)
+
+        async with trio.open_nursery() as nursery:
+            for client in slow:
+                nursery.start_soon(insist, client)
+            await trio.sleep(60)  # each of them has had its chance
+            for block in blocks:
+                await good.say(server, Message(entries=(want(block),)))
+            await trio.sleep(1)
+            assert len(good.blocks) == len(blocks)
+            nursery.cancel_scope.cancel()
