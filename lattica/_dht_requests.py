@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import base64
 import binascii
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from lattica._sync_dht import DAY_SECONDS, gather, within
+from lattica._deadline import deadline
+from lattica._sync_dht import DAY_SECONDS
 from lattica.cid import CID
 from lattica.errors import InvalidInput, NotFound
 from lattica.identity import PeerId
@@ -29,33 +29,32 @@ class NoProviderFound(NotFound):
 
 
 async def _put(node: AsyncNode, params: _Params, _progress: ProgressCallback) -> Json:
-    put = partial(
-        node.dht.put,
-        params.need("key", str),
-        _value(params),
-        ttl=params.get("ttl", float, DAY_SECONDS) or 0.0,
-        subkey=params.get("subkey", str) or "",
-    )
-    return (await within(params.get("timeout", float), "put", put)).to_json()
+    with deadline(params.get("timeout", float), "put"):
+        placed = await node.dht.put(
+            params.need("key", str),
+            _value(params),
+            ttl=params.get("ttl", float, DAY_SECONDS) or 0.0,
+            subkey=params.get("subkey", str) or "",
+        )
+    return placed.to_json()
 
 
 async def _get(node: AsyncNode, params: _Params, _progress: ProgressCallback) -> Json:
     author = params.get("author", str)
-    get = partial(
-        node.dht.get,
-        params.need("key", str),
-        subkey=params.get("subkey", str),
-        author=None if author is None else PeerId.parse(author),
-    )
-    found = await within(params.get("timeout", float), "get", get)
+    with deadline(params.get("timeout", float), "get"):
+        found = await node.dht.get(
+            params.need("key", str),
+            subkey=params.get("subkey", str),
+            author=None if author is None else PeerId.parse(author),
+        )
     _ = found.newest  # raises where there is nothing
     return found.to_json()
 
 
 async def _provide(node: AsyncNode, params: _Params, _progress: ProgressCallback) -> Json:
     cid = CID.parse(params.need("cid", str))
-    provide = partial(node.dht.provide, cid.multihash)
-    told = await within(params.get("timeout", float), f"provide {cid}", provide)
+    with deadline(params.get("timeout", float), f"provide {cid}", cid):
+        told = await node.dht.provide(cid.multihash)
     return {"cid": str(cid), "told": told}
 
 
@@ -65,8 +64,8 @@ async def _providers(node: AsyncNode, params: _Params, _progress: ProgressCallba
     if not 1 <= count <= 1000:
         raise InvalidInput(f"{count} providers, expected 1 to 1000")
     search = node.dht.find_providers(cid.multihash, count)
-    seconds = params.get("timeout", float)
-    found = await within(seconds, f"providers of {cid}", partial(gather, search))
+    with deadline(params.get("timeout", float), f"providers of {cid}", cid):
+        found = [info async for info in search]
     rows: list[Json] = [
         {"peer": str(info.peer), "addresses": [str(address) for address in info.addresses]}
         for info in found

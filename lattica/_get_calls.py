@@ -234,7 +234,6 @@ class GetCalls(ModelCalls):
                     origins=origins,
                     progress=report,
                 )
-        raise AssertionError  # nothing in there swallows an error
 
     async def _fetch_delta(
         self,
@@ -252,4 +251,3 @@ class GetCalls(ModelCalls):
                 patience=_DELTA_PATIENCE_S,
                 progress=progress,
             )
-        raise AssertionError  # nothing in there swallows an error

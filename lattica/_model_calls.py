@@ -158,7 +158,6 @@ class ModelCalls(ReadCalls, ShareCalls):
                 return await model.write(
                     Path(destination), choice or Choice(), overwrite=overwrite, progress=progress
                 )
-        raise AssertionError  # a deadline that was missed has raised
 
     async def manifest(
         self,
@@ -177,7 +176,6 @@ class ModelCalls(ReadCalls, ShareCalls):
         with deadline(timeout, f"manifest {ref}"):
             cid, known = await self._manifest_ref(ref, peers)
             return await self._catalog.manifest(cid, known)
-        raise AssertionError  # a deadline that was missed has raised
 
     def open_latest(
         self,
@@ -213,7 +211,6 @@ class ModelCalls(ReadCalls, ShareCalls):
         wanted = Name.parse(name) if isinstance(name, str) else name
         with deadline(timeout, f"the newest of {wanted}"):
             return await self._catalog.latest(wanted, rule, [PeerInfo(wanted.signer, ())])
-        raise AssertionError  # a deadline that was missed has raised
 
     async def lineage(
         self,
@@ -226,7 +223,6 @@ class ModelCalls(ReadCalls, ShareCalls):
         with deadline(timeout, f"lineage {ref}"):
             cid, known = await self._manifest_ref(ref, peers)
             return await self._catalog.lineage(cid, known)
-        raise AssertionError  # a deadline that was missed has raised
 
     async def vouch(
         self,
@@ -254,7 +250,6 @@ class ModelCalls(ReadCalls, ShareCalls):
                 Stated(cid, one.verdict.value, one.signer, one.created, one.signer in trusted)
                 for one in await self._catalog.statements(cid)
             ]
-        raise AssertionError  # a deadline that was missed has raised
 
     async def approving(self, signed: SignedManifest, rule: Rule) -> frozenset[PeerId]:
         """Return which of the approvers of a rule approve of a version."""

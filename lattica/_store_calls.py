@@ -86,7 +86,6 @@ class StoreCalls(Finding):
                 known = [PeerInfo(ticket.peer, ticket.addresses)] if ticket else []
                 holders = await find_holders(self.mesh, self.dht, cid, known)
             return await stat_of(self.store, stored, holders)
-        raise AssertionError  # a deadline that was missed has raised
 
     async def collect_garbage(self) -> Collected:
         """Forget objects whose files are gone, and delete what no object needs."""

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-import trio
-
-from lattica.errors import DeadlineExceeded, InvalidInput
+from lattica._deadline import deadline
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
     from lattica.codec import Value
-    from lattica.dht import CrawlResult, DhtStatus, GetResult, ProviderSearch, PutResult
+    from lattica.dht import CrawlResult, DhtStatus, GetResult, PutResult
     from lattica.identity import PeerId
     from lattica.node import AsyncNode
     from lattica.transport import PeerInfo
@@ -77,7 +75,7 @@ class BlockingDht:
         """Return up to `count` peers that provide `multihash`."""
 
         async def collect(node: AsyncNode) -> list[PeerInfo]:
-            return await gather(node.dht.find_providers(multihash, count))
+            return [info async for info in node.dht.find_providers(multihash, count)]
 
         return self._within(timeout, "find providers", collect)
 
@@ -101,20 +99,7 @@ class BlockingDht:
         self, seconds: float | None, what: str, function: Callable[[AsyncNode], Awaitable[_T]]
     ) -> _T:
         async def call(node: AsyncNode) -> _T:
-            return await within(seconds, what, lambda: function(node))
+            with deadline(seconds, what):
+                return await function(node)
 
         return self._call(call)
-
-
-async def gather(search: ProviderSearch) -> list[PeerInfo]:
-    """Return all that a search finds."""
-    return [info async for info in search]
-
-
-async def within(seconds: float | None, what: str, work: Callable[[], Awaitable[_T]]) -> _T:
-    """Wait for `work` for so long at most. Raises DeadlineExceeded, and what it raises."""
-    if seconds is not None and not seconds >= 0:
-        raise InvalidInput(f"a timeout of {seconds} seconds, expected 0 or more")
-    with trio.move_on_after(float("inf") if seconds is None else seconds):
-        return await work()
-    raise DeadlineExceeded(f"{what}: not done within {seconds:g} s")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
+from lattica._node_thread import NodeThread
 from lattica._progress import shown
 from lattica._sync_opened import BlockingObject
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from lattica._opened import OpenObject
@@ -21,14 +22,9 @@ if TYPE_CHECKING:
     from lattica.results import ProgressCallback, Published, Stated, TensorsFetched
     from lattica.transport import Multiaddr
 
-    _T = TypeVar("_T")
 
-
-class BlockingModelCalls:
+class BlockingModelCalls(NodeThread):
     """The part of `Node` that is about models."""
-
-    def _call(self, function: Callable[[AsyncNode], Awaitable[_T]]) -> _T:
-        raise NotImplementedError
 
     def publish(
         self,
@@ -116,7 +112,7 @@ class BlockingModelCalls:
         async def opening(node: AsyncNode) -> OpenObject:
             return await node.open_latest(name, rule=rule, peers=peers)
 
-        return BlockingObject(self._call(opening), lambda call: self._call(lambda _node: call()))
+        return BlockingObject(self._call(opening), self._call_plain)
 
     def lineage(
         self, ref: Ref, *, peers: Sequence[Multiaddr | str] = (), timeout: float | None = None

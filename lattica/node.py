@@ -22,7 +22,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, closing
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 import trio
 
@@ -71,6 +71,25 @@ if TYPE_CHECKING:
     from lattica.transport import Connection, Mesh, Transport
 
 VERSION = version("lattica-mesh")
+
+
+class NodeOptions(TypedDict, total=False):
+    """The keyword arguments of `open_node`, for those who hand them on."""
+
+    listen: Sequence[Multiaddr | str] | None
+    announce: Sequence[Multiaddr | str] | None
+    bootstrap: Sequence[Multiaddr | str] | None
+    mdns: bool | None
+    compress: str | None
+    use_origin: bool | None
+    quota: str | int | None
+    max_up: str | float | None
+    max_down: str | float | None
+    transports: Sequence[Transport] | None
+    dht_server: bool | None
+    dht_protocol: str | None
+    dht_namespaces: Mapping[str, Rules] | None
+    swarm_key: Path | str | None
 
 
 @asynccontextmanager

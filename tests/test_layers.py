@@ -42,7 +42,7 @@ NODE = {
     "_get_calls",
     "_home",
     "_listen",
-    "_loop_thread",
+    "_node_thread",
     "_mdns",
     "_model_calls",
     "_model_requests",

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from .conftest import Lab
 
-LOCAL = {"listen": ["/ip4/127.0.0.1/tcp/0"], "mdns": False}
+LOCAL: dict[str, Any] = {"listen": ["/ip4/127.0.0.1/tcp/0"], "mdns": False}
 KEY = "/lattica/greeting"
 MODEL = CID.of(b"model")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -100,7 +100,7 @@ async def test_names_that_are_followed_are_bounded_and_let_go(
 
 
 def test_the_blocking_node_follows_as_well(tmp_path: Path) -> None:
-    local = {"listen": ["/ip4/127.0.0.1/tcp/0"], "mdns": False}
+    local: dict[str, Any] = {"listen": ["/ip4/127.0.0.1/tcp/0"], "mdns": False}
     with lattica.Node(tmp_path / "a", bootstrap=[], **local) as a:
         with lattica.Node(tmp_path / "b", bootstrap=[str(a.addresses[0])], **local) as b:
             with b.follow(f"{a.id}/team/model") as versions:

@@ -8,20 +8,21 @@ import os
 import signal
 import sys
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
 
 import lattica
 from lattica.errors import DeadlineExceeded, InvalidInput
+from lattica.node import NodeOptions
 from lattica.sync import InsideEventLoop, NodeClosed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-LOCAL = {"listen": ["/ip4/127.0.0.1/tcp/0"], "mdns": False}
+LOCAL: dict[str, Any] = {"listen": ["/ip4/127.0.0.1/tcp/0"], "mdns": False}
 NOT_IN_THE_BLOCKING_ONE = {
     *("mesh", "pubsub", "store", "exchange", "ticket", "wait_unused"),
     *("tell_own_names", "tell_statements"),  # for commands that end at once
@@ -131,6 +132,14 @@ def test_it_offers_what_the_async_node_offers() -> None:
             assert list(inspect.signature(blocking).parameters) == list(
                 inspect.signature(waiting).parameters
             )
+
+
+def test_it_takes_what_open_node_takes() -> None:
+    taken = inspect.signature(lattica.open_node).parameters.values()
+    keywords = {one.name: one.annotation for one in taken if one.kind is one.KEYWORD_ONLY}
+    assert {
+        name: form.__forward_arg__ for name, form in NodeOptions.__annotations__.items()
+    } == keywords
 
 
 def test_inside_trio_it_names_what_to_use(tmp_path: Path) -> None:

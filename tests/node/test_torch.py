@@ -19,7 +19,7 @@ LOOPBACK = ["/ip4/127.0.0.1/tcp/0"]
 
 @pytest.fixture
 def nodes(tmp_path: Path) -> Iterator[tuple[lattica.Node, lattica.Node]]:
-    options = {"listen": LOOPBACK, "bootstrap": [], "mdns": False}
+    options: dict[str, Any] = {"listen": LOOPBACK, "bootstrap": [], "mdns": False}
     with (
         lattica.Node(tmp_path / "one", **options) as one,
         lattica.Node(tmp_path / "two", **options) as two,
