@@ -87,7 +87,8 @@ class Clock:
         `group` is the network from which it answered, see `transport.ip_group`.
         """
         self._said.pop(peer, None)
-        self._said[peer] = _Said(theirs - (asked + answered) / 2, group)
+        offset = theirs - (asked + answered) / 2
+        self._said[peer] = _Said(offset, group)
         if group is not None:
             beside = [each for each, said in self._said.items() if said.group == group]
             if len(beside) > _PEERS_PER_GROUP:
@@ -95,6 +96,10 @@ class Clock:
         if len(self._said) > _PEERS:
             self._said.popitem(last=False)
         self._medians = None
+        if self._noted or abs(offset) > NOTED_SKEW:  # one that is near moves the median no further
+            self._note_skew()
+
+    def _note_skew(self) -> None:
         skew = self.skew
         if abs(skew) > NOTED_SKEW and not self._noted:
             self._noted = True

@@ -152,7 +152,8 @@ def decode(data: bytes | bytearray | memoryview) -> Message:
 def _decode(data: bytes | bytearray | memoryview) -> Message:
     fields = _protobuf.decode(data)
     number, key, record = fields.integer(1), fields.blob(2) or b"", fields.blob(3)
-    if number not in _KNOWN_TYPES:
+    kind = _KNOWN_TYPES.get(number)
+    if kind is None:
         raise MessageError(f"message type {number}")
     if len(key) > MAX_KEY:
         raise MessageError(f"a key of {len(key)} bytes, limit {MAX_KEY}")
@@ -160,11 +161,11 @@ def _decode(data: bytes | bytearray | memoryview) -> Message:
     if len(refusal) > MAX_REFUSAL:
         raise MessageError(f"a refusal of {len(refusal)} characters, limit {MAX_REFUSAL}")
     return Message(
-        MessageType(number),
+        kind,
         key,
         None if record is None else _decode_record(record),
-        _decode_peers(fields.blobs(8)),
-        _decode_peers(fields.blobs(9)),
+        _decode_peers(fields.blobs(8)) if 8 in fields else (),
+        _decode_peers(fields.blobs(9)) if 9 in fields else (),
         fields.integer(_ROOM),
         fields.integer(_CLOCK),
         refusal,
@@ -280,5 +281,5 @@ def _read_address(raw: bytes, peer: PeerId) -> Multiaddr | None:
         return None
 
 
-_KNOWN_TYPES = frozenset(MessageType)
+_KNOWN_TYPES = {int(kind): kind for kind in MessageType}
 _KNOWN_CONNECTIONS = frozenset(ConnectionType)

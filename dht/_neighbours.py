@@ -9,17 +9,17 @@ stranger has to have a network.
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
 from lattica.transport import ip_group
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
-
     from lattica.transport import IPAddress, Multiaddr
 
 
-def group_beside(address: Multiaddr, ours: Collection[IPAddress]) -> bytes | None:
+@functools.lru_cache(maxsize=4096)  # as `ip_group`: the same few peers answer again and again
+def group_beside(address: Multiaddr, ours: frozenset[IPAddress]) -> bytes | None:
     """Return the group of an address, as `ip_group`, for a node whose own addresses are `ours`."""
     group, ip = ip_group(address), address.ip
     if group is None or ip is None or any(name == "p2p-circuit" for name, _ in address.parts):

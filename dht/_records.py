@@ -12,7 +12,6 @@ same on every node and after a restart.
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -99,11 +98,26 @@ class Entry:
         return (self.sequence, self.encoded) > (other.sequence, other.encoded)
 
 
-@functools.lru_cache(maxsize=512)  # with the largest values, 6 MiB
+# Signatures that hold, by key and what is signed. A reader gets the same entry from every holder, a
+# holder from every writer of the set, and a writer reads what it has written: telling that bytes
+# are the same takes a fraction of what telling who signed them takes.
+_holding: dict[tuple[bytes, bytes, bytes], None] = {}
+MAX_HOLDING = 512  # with the largest values, 6 MiB
+
+
 def _is_signed(key: bytes, signed: bytes, signature: bytes) -> bool:
-    # A reader gets the same entry from every holder, and a holder from every writer of the set:
-    # telling that bytes are the same takes a fraction of what telling who signed them takes.
-    return PublicKey(KeyType.ED25519, key).verify(signed, signature)
+    if (key, signed, signature) in _holding:
+        return True
+    holds = PublicKey(KeyType.ED25519, key).verify(signed, signature)
+    if holds:
+        _remember(key, signed, signature)
+    return holds
+
+
+def _remember(key: bytes, signed: bytes, signature: bytes) -> None:
+    _holding[key, signed, signature] = None
+    if len(_holding) > MAX_HOLDING:
+        del _holding[next(iter(_holding))]
 
 
 def signed_bytes(
@@ -135,9 +149,9 @@ def sign_entry(
 ) -> Entry:
     """Return an entry signed by `identity`. What it is given is checked by the caller."""
     author = identity.peer_id
-    signature = identity.sign(
-        signed_bytes(scope, key, author, subkey, value, sequence, created_ms, expires_ms)
-    )
+    signed = signed_bytes(scope, key, author, subkey, value, sequence, created_ms, expires_ms)
+    signature = identity.sign(signed)
+    _remember(author.raw[len(_AUTHOR_STEM) :], signed, signature)
     encoded = codec.pack(
         [author.raw, subkey, value, sequence, created_ms, expires_ms, signature],
     )

@@ -98,20 +98,25 @@ class Renewal:
         self._schedule = ProvideSchedule(renew_seconds=RENEW_SECONDS)
         self._held = HandOn(rng)
         self._changed = trio.Event()
+        self._sleeps_until = -math.inf
+        self._is_full = False  # and that was said
         keeper.on_put = self._note_put
 
     def remember(self, key: bytes, item: Item) -> None:
         """Put `item` again from now on, which is being put for the first time."""
         self._forget_expired()
         if not self.own.add(key, item):
-            _log.warning("%d entries are put again until they expire; this one is not", MAX_OWN)
+            if not self._is_full:
+                _log.warning("%d entries are put again until they expire; others are not", MAX_OWN)
+            self._is_full = True
             return
+        self._is_full = False
         self._schedule.remove(key)
         now = trio.current_time()
         self._schedule.add(key, now=now)
         self._schedule.start([key])
         self._schedule.announced(key, now=now)
-        self._changed.set()
+        self._wake()
 
     def forget(self, key: bytes, item: Item) -> None:
         """Put `item` no more."""
@@ -126,19 +131,20 @@ class Renewal:
             self._schedule.add(key, now=now)
         for key in self._keeper.store.keys:
             self._held.touch(key, now)
-        self._changed.set()
+        self._wake()
 
     def hasten(self) -> None:
         """Put again soon: there is somebody, after there was nobody."""
         self._schedule.hasten(now=trio.current_time())
-        self._changed.set()
+        self._wake()
 
     async def run(self) -> None:
         """Put again whatever is due. Runs until cancelled."""
         while True:
-            self._changed = trio.Event()
-            with trio.move_on_at(min(self._schedule.next_due(), self._held.next_due())):
+            self._changed, self._sleeps_until = trio.Event(), self._next_due()
+            with trio.move_on_at(self._sleeps_until):
                 await self._changed.wait()
+            self._sleeps_until = -math.inf
             await self._client.met.wait()
             self._forget_expired()
             now = trio.current_time()
@@ -154,6 +160,14 @@ class Renewal:
         if len(self._held) > 2 * len(self._keeper.store) + _GONE:
             self._held.forget_all_but(self._keeper.store)
         if len(self._held) == 1:
+            self._wake()
+
+    def _next_due(self) -> float:
+        return min(self._schedule.next_due(), self._held.next_due())
+
+    def _wake(self) -> None:
+        # What was put just now comes due after all the rest: nothing to get up for.
+        if self._next_due() < self._sleeps_until:
             self._changed.set()
 
     def _forget_expired(self) -> None:

@@ -69,13 +69,17 @@ class Message:
 
     def integer(self, number: int, default: int = 0) -> int:
         """The last value of a varint field, or `default`."""
-        values = self.integers(number)
-        return values[-1] if values else default
+        values = self._fields.get(number)
+        if values is None:
+            return default
+        return _expect(values[0], int, number) if len(values) == 1 else self.integers(number)[-1]
 
     def blob(self, number: int) -> bytes | None:
         """The last value of a length-delimited field, or None."""
-        values = self.blobs(number)
-        return values[-1] if values else None
+        values = self._fields.get(number)
+        if values is None:
+            return None
+        return _expect(values[0], bytes, number) if len(values) == 1 else self.blobs(number)[-1]
 
     def text(self, number: int) -> str | None:
         """The last value of a string field, or None. Raises CodecError if it is not UTF-8."""
@@ -106,22 +110,24 @@ def decode(data: bytes | bytearray | memoryview) -> Message:
         number, wire_type = key >> 3, key & 7
         if number == 0:
             raise CodecError("protobuf field number 0")
-        if wire_type == _VARINT:
+        size = 0
+        value: _Value
+        if wire_type in (_VARINT, _BYTES):
             value, offset = _read_varint(view, offset)
-            fields.setdefault(number, []).append(value)
-            continue
-        if wire_type == _BYTES:
-            size, offset = _read_varint(view, offset)
-            if size > end - offset:
-                raise CodecError(f"protobuf field {number} of {size} bytes is cut short")
-            fields.setdefault(number, []).append(view[offset : offset + size])
+            if wire_type == _BYTES:
+                size = value
+                value = view[offset : offset + size]
+            if number in fields:
+                fields[number].append(value)
+            else:
+                fields[number] = [value]
         elif wire_type in (_FIXED64, _FIXED32):
             size = 8 if wire_type == _FIXED64 else 4
-            if size > end - offset:
-                raise CodecError(f"protobuf field {number} of {size} bytes is cut short")
         else:
             raise CodecError(f"protobuf wire type {wire_type}")
         offset += size
+        if offset > end:
+            raise CodecError(f"protobuf field {number} of {size} bytes is cut short")
     return Message(fields)
 
 

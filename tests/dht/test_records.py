@@ -33,7 +33,8 @@ from lattica.dht._records import (
     MAX_ENTRIES,
     MAX_SET,
     MAX_VALUE,
-    _is_signed,
+    MAX_HOLDING,
+    _holding,
     encode_set,
     sign_entry,
 )
@@ -122,9 +123,9 @@ def test_a_signature_that_held_once_says_nothing_of_other_bytes() -> None:
 
 
 def test_signatures_that_are_remembered_are_bounded() -> None:
-    for number in range(600):
+    for number in range(MAX_HOLDING + 10):
         assert entry(sequence=number).is_signed(SCOPE, KEY)
-    assert _is_signed.cache_info().currsize <= 512
+    assert len(_holding) == MAX_HOLDING
 
 
 def test_who_asks_for_a_short_answer_is_told_in_a_word_that_it_is_kept() -> None:
