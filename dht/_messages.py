@@ -113,8 +113,8 @@ class Message:
     brief: bool = False
 
 
-def encode(message: Message) -> bytes:
-    """Return the protobuf form of `message`, without a length before it."""
+def encode(message: Message, *, clock: int = 0) -> bytes:
+    """Return the protobuf form of `message`, without a length before it; `clock` instead of its."""
     record = message.record
     fields: list[tuple[int, int | bytes | None]] = [
         (1, int(message.type)),
@@ -125,7 +125,7 @@ def encode(message: Message) -> bytes:
     fields += [(9, peer.encoded()) for peer in message.providers]
     fields += [
         (_ROOM, message.room or None),
-        (_CLOCK, message.clock or None),
+        (_CLOCK, clock or message.clock or None),
         (_REFUSAL, message.refusal.encode() or None),
         (_BRIEF, 1 if message.brief else None),
     ]

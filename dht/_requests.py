@@ -21,7 +21,7 @@ import trio
 from lattica.errors import Unreachable
 from lattica.transport import PeerInfo, ip_group
 
-from ._messages import MAX_MESSAGE, Message, MessageError, MessageType, Peer, decode, encode, frame
+from ._messages import MAX_MESSAGE, Message, MessageError, MessageType, Peer, decode, encode
 from ._reach import leads_there
 
 if TYPE_CHECKING:
@@ -115,8 +115,9 @@ class Requester:
 
     async def _exchange(self, stream: Stream, before: Sequence[bytes], request: Message) -> Reply:
         try:
-            for batch in _batches((*before, self._frame(request))):
+            for batch in _batches(before):
                 await stream.send_all(batch)
+            await stream.send_message(self._encode(request))
             answer = _read(await stream.receive_message(MAX_MESSAGE), request, stream)
             self._note_names(answer, stream.connection.remote_address)
         except BaseException:
@@ -125,9 +126,9 @@ class Requester:
         self._put_back(stream)
         return Reply(answer, stream.connection.remote_address)
 
-    def _frame(self, request: Message) -> bytes:
+    def _encode(self, request: Message) -> bytes:
         if self._encoded is None or self._encoded[0] is not request:
-            self._encoded = request, frame(encode(request))
+            self._encoded = request, encode(request)
         return self._encoded[1]
 
     def _note_names(self, answer: Message, where: Multiaddr) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import trio
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from ._clock import Clock
 
 SERVED_STREAMS_PER_PEER = 16
+IDLE_STEP_SECONDS = 1.0
 SERVED_IDLE_SECONDS = 60.0  # an inbound stream that is silent for so long is closed
 SEND_SECONDS = 10.0  # how long a peer may take to read an answer
 
@@ -59,29 +59,47 @@ class Serving:
                 del self.streams[peer]
 
     async def _serve_all(self, stream: Stream) -> None:
-        # One scope for all: to make one costs as much as to read a request.
+        # One scope for all: to make one costs as much as to read a request. Nor is its deadline
+        # moved with each, but when it is a little off.
+        unsent: list[bytes] = []
+
+        def answer_at_once(data: bytes) -> bool:
+            now = trio.current_time()
+            if scope.deadline < now + SERVED_IDLE_SECONDS - IDLE_STEP_SECONDS:
+                scope.deadline = now + SERVED_IDLE_SECONDS
+            answer = self._answer(stream, data)
+            if answer is None or stream.send_message_now(answer):
+                return True
+            unsent.append(answer)
+            return False
+
         is_sending = False
         with trio.CancelScope() as scope:
             while True:
                 scope.deadline = trio.current_time() + SERVED_IDLE_SECONDS
-                data = await stream.receive_message(MAX_MESSAGE)
+                data = await stream.receive_message(MAX_MESSAGE, prompt=answer_at_once)
                 if data is None:
                     return
-                answer = self._responder.answer(
-                    decode(data),
-                    sender=stream.peer,
-                    address=stream.connection.remote_address,
-                    now=trio.current_time(),
-                    wall=self._clock.now(),
-                )
+                answer = unsent.pop() if unsent else self._answer(stream, data)
                 if answer is not None:
                     scope.deadline = trio.current_time() + SEND_SECONDS
                     is_sending = True
-                    answer = replace(answer, clock=int(self._clock.wall() * 1000))
-                    await stream.send_message(encode(answer))
+                    await stream.send_message(answer)
                     is_sending = False
         if is_sending:
             stream.reset()
+
+    def _answer(self, stream: Stream, data: bytes) -> bytes | None:
+        answer = self._responder.answer(
+            decode(data),
+            sender=stream.peer,
+            address=stream.connection.remote_address,
+            now=trio.current_time(),
+            wall=self._clock.now(),
+        )
+        if answer is None:
+            return None
+        return encode(answer, clock=int(self._clock.wall() * 1000))
 
 
 class MeshDirectory:

@@ -200,7 +200,7 @@ class Channel:
 
     @property
     def unsent(self) -> bool:
-        """Whether a cancelled send has left sealed bytes behind."""
+        """Whether sealed bytes were left behind."""
         return bool(self._unsent)
 
     async def receive(self) -> list[bytes | memoryview]:
@@ -232,6 +232,13 @@ class Channel:
                 # neither a frame of ours nor one of the muxer's is cut: seal now, send later.
                 self._unsent = b"".join((self._unsent, *map(bytes, batches)))
                 raise
+
+    def send_now(self, buffers: Sequence[bytes | memoryview]) -> None:
+        """Seal `buffers` and send what goes without waiting. See `SecureChannel.send_now`."""
+        with self._failures(), self._only_sender():
+            for batch in self._sealer.seal(buffers):
+                sent = 0 if self._unsent else self._link.send_now(batch)
+                self._unsent += bytes(batch[sent:])
 
     async def flush(self) -> None:
         """Send what a cancelled send left behind. See `SecureChannel.flush`."""

@@ -252,6 +252,10 @@ class RawConnLink:
             raise self._broken(error) from error
         return len(data)
 
+    def send_now(self, data: memoryview) -> int:
+        """Send nothing: theirs waits, always."""
+        return 0
+
     def close(self) -> None:
         """Close it; theirs waits to do so, so that happens behind our back."""
         if not self._closed:

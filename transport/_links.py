@@ -61,6 +61,12 @@ class RawLink(Protocol):
             trio.ClosedResourceError: this end was closed, before or during the call.
         """
 
+    def send_now(self, data: memoryview) -> int:
+        """Send what of `data` (not empty) goes without waiting, return how many bytes, or 0.
+
+        Raises as `send_some`.
+        """
+
     def close(self) -> None:
         """Close both directions, at once. Wakes waiters with ClosedResourceError; idempotent."""
 
@@ -147,7 +153,7 @@ class SecureChannel(Protocol):
 
     @property
     def unsent(self) -> bool:
-        """Whether a cancelled send has left sealed bytes behind; see `flush`."""
+        """Whether sealed bytes were left behind, by a cancelled send or `send_now`; see `flush`."""
 
     async def receive(self) -> list[bytes | memoryview]:
         """Return all plaintext that one wake-up brought, as pieces in order; [] is the end.
@@ -173,6 +179,13 @@ class SecureChannel(Protocol):
             trio.BrokenResourceError: the link was lost. The channel is dead.
             trio.ClosedResourceError: this end was closed.
             LimitExceeded: the cipher's key is used up; a new connection gets a new one.
+        """
+
+    def send_now(self, buffers: Sequence[bytes | memoryview]) -> None:
+        """Encrypt and send `buffers`; what does not go without waiting is kept, as by `send`.
+
+        For little: what is kept is bounded by the call, if there is nothing `unsent` before it.
+        Raises as `send`.
         """
 
     async def flush(self) -> None:

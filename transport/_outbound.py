@@ -7,6 +7,10 @@ A writer that finds the turn free takes it without going through the scheduler. 
 taken, and has little to say, leaves its bytes among the control frames: under load many small
 messages then share one frame of the cipher and one system call.
 
+A small message need not wait at all (`send_now`). It goes at once where nothing went that way since
+the peer was last heard, and otherwise shares a frame with what follows it (as Nagle has it, RFC
+896): a question and its answer never wait, and a crowd of them does not cost a system call each.
+
 A cancelled writer has handed whole frames to the channel, or none; what the channel could not send
 is sent by whoever comes next, at the latest by `serve`, which also sends control frames when no
 writer does.
@@ -34,6 +38,7 @@ class Outbound:
         self._turn = trio.Lock()
         self._idle = trio.lowlevel.ParkingLot()  # where `serve` waits
         self._closed = False
+        self._is_quiet = True  # nothing was sent at once since the peer was heard
 
     async def send_some(self, stream: Substream, data: memoryview) -> int:
         """Send from the front of `data`, uncopied; return how many bytes.
@@ -45,11 +50,7 @@ class Outbound:
         self._check_open()
         if not turn.locked():
             turn.acquire_nowait()
-        elif (
-            len(data) <= min(_SHARED_BYTES, stream.send_credit_bytes)
-            and session.queued_bytes <= _MAX_SHARED_BYTES
-        ):
-            session.send_soon(stream, bytes(data))
+        elif self._share(stream, data):
             await trio.lowlevel.checkpoint()
             return len(data)
         else:
@@ -66,6 +67,27 @@ class Outbound:
         finally:
             turn.release()
             self.kick()
+
+    def send_now(self, stream: Substream, data: bytes | memoryview) -> bool:
+        """Send all of `data`, if it is little and need not wait. False: nothing was sent."""
+        self._check_open()
+        if not stream.can_send or self._channel.unsent:
+            return False
+        if self._turn.locked() or not self._is_quiet:
+            is_shared = self._share(stream, data)
+            self.kick()
+            return is_shared
+        if len(data) > min(_SHARED_BYTES, stream.send_credit_bytes):
+            return False
+        self._is_quiet = False
+        buffers, _ = self._session.batch(stream, memoryview(data))
+        self._channel.send_now(buffers)
+        self.kick()
+        return True
+
+    def heard(self) -> None:
+        """Note that the peer was heard: the next small message goes at once."""
+        self._is_quiet = True
 
     async def send_control(self) -> None:
         """Send what waits that is nobody's batch."""
@@ -90,6 +112,16 @@ class Outbound:
         """See to it that what waits is sent. Never blocks."""
         if self._wanted and not self._turn.locked():
             self._idle.unpark()
+
+    def _share(self, stream: Substream, data: bytes | memoryview) -> bool:
+        """Leave `data` among the control frames, if there is room for it."""
+        if (
+            len(data) > min(_SHARED_BYTES, stream.send_credit_bytes)
+            or self._session.queued_bytes > _MAX_SHARED_BYTES
+        ):
+            return False
+        self._session.send_soon(stream, bytes(data))
+        return True
 
     def close(self) -> None:
         """Take no more data. Control frames can still be sent, for a goodbye."""

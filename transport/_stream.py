@@ -20,11 +20,13 @@ import trio
 from lattica import _varint
 from lattica.errors import LatticaError
 
+from ._prompt import Prompt
 from ._stream_ends import IncompleteMessage, MessageTooLong, StreamReset
 from ._waiter import Waiter
 from .multistream import NegotiationError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
     from lattica.identity import PeerId
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 
 _YIELD_BYTES = 1 << 20  # read without waiting, before other tasks get their turn
 _CALL_BYTES = 8 << 10  # what a call counts for beside the bytes it returns
+_SMALL_BYTES = 4096  # of a message that is sent without going through the scheduler
 _JOINED_BYTES = 4096  # smaller pieces are joined where one answer may hold several
 _RECEIVE_BYTES = 64 << 10  # what `receive_some` returns at most when not told
 
@@ -52,6 +55,7 @@ class Stream(trio.abc.HalfCloseableStream):
     __slots__ = (
         "_closed",
         "_negotiation",
+        "_prompt",
         "_reader",
         "_receiving",
         "_refusal",
@@ -76,6 +80,7 @@ class Stream(trio.abc.HalfCloseableStream):
         self._reader, self._writer = Waiter(), Waiter()
         self._receiving = self._sending = self._closed = False
         self._unyielded_bytes = 0
+        self._prompt: Prompt | None = None
 
     @property
     def peer(self) -> PeerId:
@@ -116,11 +121,30 @@ class Stream(trio.abc.HalfCloseableStream):
         first = view[:_RECEIVE_BYTES]
         self._claim_sending()
         try:
-            await self._send(memoryview(b"".join((_varint.encode(len(view)), first))))
+            message = b"".join((_varint.encode(len(view)), first))
+            if len(message) > _SMALL_BYTES:
+                await self._send(memoryview(message))
+            else:
+                await self._yield_sometimes()
+                self._check_sending()
+                if self.connection._send_now(self._substream, message):
+                    self._unyielded_bytes += len(message) + _CALL_BYTES
+                else:
+                    await self._send(memoryview(message))
             if len(view) > len(first):
                 await self._send(view[len(first) :])
         finally:
             self._sending = False
+
+    def send_message_now(self, data: bytes) -> bool:
+        """Send `data` as `send_message`, if it is small and need not wait. False: it was not sent.
+
+        Raises as `send_all`.
+        """
+        if self._sending:
+            return False
+        self._check_sending()
+        return self.connection._send_now(self._substream, _varint.encode(len(data)) + data)
 
     async def wait_send_all_might_not_block(self) -> None:
         """Wait until the peer lets us send. Raises as `send_all`."""
@@ -224,12 +248,23 @@ class Stream(trio.abc.HalfCloseableStream):
         finally:
             self._receiving = False
 
-    async def receive_message(self, max_size: int) -> bytes | None:
+    async def receive_message(
+        self, max_size: int, *, prompt: Callable[[bytes], bool] | None = None
+    ) -> bytes | None:
         """Return the next message, without the length before it (an unsigned varint).
 
-        None is the end, between two messages. Cancelled, nothing was taken.
+        None is the end, between two messages. Cancelled, nothing was taken but what was offered to
+        `prompt`.
+
+        Args:
+            max_size: of the message, in bytes.
+            prompt: called with a message that comes alone while this waits, as soon as it is read
+                from the connection: that spares the turn of the scheduler which waking us costs.
+                It must not wait. If it returns True, it has dealt with the message, and the next
+                one is waited for; if it returns False, the message is returned all the same.
 
         Raises:
+            Exception: what `prompt` has raised.
             MessageTooLong: the length exceeds `max_size`, in bytes.
             CodecError: the length is no varint.
             IncompleteMessage: the stream ended inside a message.
@@ -238,18 +273,47 @@ class Stream(trio.abc.HalfCloseableStream):
         self._claim_receiving()
         try:
             await self._yield_sometimes()
+            standing = None if prompt is None else Prompt(max_size, prompt)
+            self._prompt = standing
             if not await self._wait_for_bytes():
                 return None
-            substream = self._substream
-            while (found := _varint.decode(substream.peek())) is None:
-                if not substream.gather():
-                    await self._wait_for_more()
-            size, start = found
-            if size > max_size:
-                raise MessageTooLong(size, max_size, self.peer)
-            return await self._exactly(start, size)
+            if standing is not None and standing.declined is not None:
+                return standing.declined
+            self._prompt = None
+            while (found := self._announced(max_size)) is None:
+                await self._wait_for_more()
+            return await self._exactly(*found)
         finally:
-            self._receiving = False
+            self._receiving, self._prompt = False, None
+
+    def _announced(self, max_size: int) -> tuple[int, int] | None:
+        """Return the sizes of the head and body of the next message; None while the head is cut."""
+        substream = self._substream
+        while (found := _varint.decode(substream.peek())) is None:
+            if not substream.gather():
+                return None
+        size, start = found
+        if size > max_size:
+            raise MessageTooLong(size, max_size, self.peer)
+        return start, size
+
+    def _is_dealt_with(self, prompt: Prompt) -> bool:
+        """Offer what has arrived; says whether nothing is left for the task that waits."""
+        substream = self._substream
+        if prompt.is_over() or self._negotiation is not None or self._refusal is not None:
+            return False
+        if not substream.unread_bytes:
+            return False
+        try:
+            found = self._announced(prompt.max_size)
+            if found is None or substream.unread_bytes < sum(found):
+                return False
+            message = self._cut(*found)
+            if not prompt.offer(message):
+                prompt.declined = message
+        except Exception as error:  # noqa: BLE001  # for who waits, whatever it is
+            prompt.error = error
+        return not prompt.is_over() and not substream.unread_bytes
 
     async def _exactly(self, skip: int, size: int) -> bytes:
         """Take `skip + size` bytes and return the last `size`; all of them or none."""
@@ -265,9 +329,16 @@ class Stream(trio.abc.HalfCloseableStream):
             for part in reversed(parts):
                 self._substream.put_back(part)
             raise
-        if skip:
-            parts[0] = memoryview(parts[0])[skip:]
-        return bytes(parts[0]) if len(parts) == 1 else b"".join(parts)
+        return _join(parts, skip)
+
+    def _cut(self, skip: int, size: int) -> bytes:
+        """Take `skip + size` bytes, which are there, and return the last `size`."""
+        parts: list[bytes | memoryview] = []
+        missing = skip + size
+        while missing:
+            parts.append(self._take(missing))
+            missing -= len(parts[-1])
+        return _join(parts, skip)
 
     # Ending
 
@@ -335,7 +406,8 @@ class Stream(trio.abc.HalfCloseableStream):
     # What the connection reports
 
     def _on_readable(self) -> None:
-        self._reader.wake()
+        if self._prompt is None or not self._is_dealt_with(self._prompt):
+            self._reader.wake()
 
     def _on_writable(self) -> None:
         self._writer.wake()
@@ -395,6 +467,11 @@ class Stream(trio.abc.HalfCloseableStream):
                 self._negotiate()
             if self._refusal is not None:
                 raise self._refusal
+            if self._prompt is not None:
+                if self._prompt.error is not None:
+                    raise self._prompt.error
+                if self._prompt.declined is not None:
+                    return True
             if self._negotiation is None and (only_agreement or self._substream.unread_bytes):
                 return True
             if self._at_end():
@@ -432,3 +509,9 @@ class Stream(trio.abc.HalfCloseableStream):
             await trio.lowlevel.checkpoint()
         else:
             await trio.lowlevel.checkpoint_if_cancelled()
+
+
+def _join(parts: list[bytes | memoryview], skip: int) -> bytes:
+    if skip:
+        parts[0] = memoryview(parts[0])[skip:]
+    return bytes(parts[0]) if len(parts) == 1 else b"".join(parts)

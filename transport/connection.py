@@ -245,6 +245,7 @@ class Connection:
 
     async def _take_in(self, pieces: Sequence[bytes | memoryview]) -> None:
         session = self._session
+        self._outbound.heard()
         now, frames = trio.current_time(), session.frames_received
         for piece in pieces:
             if session.frames_received - frames > _YIELD_FRAMES:
@@ -340,6 +341,13 @@ class Connection:
     async def _send_some(self, substream: Substream, data: memoryview) -> int:
         try:
             return await self._outbound.send_some(substream, data)
+        except _LINK_ERRORS as error:
+            self._fail(error)
+            raise self._lost() from error
+
+    def _send_now(self, substream: Substream, data: bytes) -> bool:
+        try:
+            return self._outbound.send_now(substream, data)
         except _LINK_ERRORS as error:
             self._fail(error)
             raise self._lost() from error

@@ -227,14 +227,17 @@ class MemoryLink:
     async def send_some(self, data: memoryview) -> int:
         """Send at least one byte of `data`, return how many. Cancelled: none was sent."""
         await trio.lowlevel.checkpoint()
-        while True:
-            self._check()
-            if self._peer is None or self._peer._closed:
-                raise trio.BrokenResourceError("the other end of the link was closed")
-            room = self._outgoing.room()
-            if room > 0:
-                return self._outgoing.put(data[:room], trio.current_time())
+        while not (sent := self.send_now(data)):
             await self._outgoing.writable.park()
+        return sent
+
+    def send_now(self, data: memoryview) -> int:
+        """Send what of `data` goes without waiting, return how many bytes."""
+        self._check()
+        if self._peer is None or self._peer._closed:
+            raise trio.BrokenResourceError("the other end of the link was closed")
+        room = self._outgoing.room()
+        return self._outgoing.put(data[:room], trio.current_time()) if room > 0 else 0
 
     def close(self) -> None:
         """Close both directions, at once: the peer reads what was sent, then the end."""

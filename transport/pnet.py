@@ -204,10 +204,16 @@ class PskLink:
     async def send_some(self, data: memoryview) -> int:
         """Send at least one byte of `data`, return how many. Cancelled: none was sent."""
         stream = await self._greet()
-        part = np.frombuffer(data[:_SEND_BYTES], np.uint8)
-        hidden = (part ^ stream.peek(len(part))).data
-        size = await self._link.send_some(hidden)
+        size = await self._link.send_some(_hidden(data, stream))
         stream.advance(size)  # what was not sent is sealed again: at the same place it is the same
+        return size
+
+    def send_now(self, data: memoryview) -> int:
+        """Send what of `data` goes without waiting, return how many; none before the nonce."""
+        if self._sent is None:
+            return 0
+        size = self._link.send_now(_hidden(data, self._sent))
+        self._sent.advance(size)
         return size
 
     def close(self) -> None:
@@ -223,6 +229,11 @@ class PskLink:
             while rest:
                 rest = rest[await self._link.send_some(rest) :]
         return self._sent
+
+
+def _hidden(data: memoryview, stream: XSalsa20) -> memoryview:
+    part = np.frombuffer(data[:_SEND_BYTES], np.uint8)
+    return (part ^ stream.peek(len(part))).data
 
 
 class PskListener:

@@ -114,21 +114,24 @@ class TcpLink:
     async def send_some(self, data: memoryview) -> int:
         """Send at least one byte of `data`, return how many. Cancelled: none was sent."""
         await trio.lowlevel.checkpoint_if_cancelled()
-        waited = False
-        while True:
-            if self._closed:
-                raise trio.ClosedResourceError("this end of the link was closed")
-            try:
-                sent = self._sock.send(data)
-            except (BlockingIOError, InterruptedError):
-                await trio.lowlevel.wait_writable(self._sock)
-                waited = True
-                continue
-            except OSError as error:
-                raise self._broken(error) from error
-            if not waited:
-                await trio.lowlevel.cancel_shielded_checkpoint()
-            return sent
+        sent = self.send_now(data)
+        if sent:
+            await trio.lowlevel.cancel_shielded_checkpoint()
+        while not sent:
+            await trio.lowlevel.wait_writable(self._sock)
+            sent = self.send_now(data)
+        return sent
+
+    def send_now(self, data: memoryview) -> int:
+        """Send what of `data` goes without waiting, return how many bytes."""
+        if self._closed:
+            raise trio.ClosedResourceError("this end of the link was closed")
+        try:
+            return self._sock.send(data)
+        except (BlockingIOError, InterruptedError):
+            return 0
+        except OSError as error:
+            raise self._broken(error) from error
 
     def close(self) -> None:
         """Close both directions, at once; idempotent."""

@@ -31,9 +31,9 @@ from lattica.dht._own import OwnEntries
 from lattica.dht._record_store import RecordStore, StoreLimits
 from lattica.dht._records import (
     MAX_ENTRIES,
+    MAX_HOLDING,
     MAX_SET,
     MAX_VALUE,
-    MAX_HOLDING,
     _holding,
     encode_set,
     sign_entry,

@@ -63,6 +63,11 @@ class PlainChannel:
         self._unsent += b"".join(buffers)
         await self.flush()
 
+    def send_now(self, buffers: Sequence[bytes | memoryview]) -> None:
+        self.sent.append([bytes(buffer) for buffer in buffers])
+        self._unsent += b"".join(buffers)
+        del self._unsent[: self.link.send_now(memoryview(bytes(self._unsent)))]
+
     async def flush(self) -> None:
         if not self._unsent:
             await trio.lowlevel.checkpoint()
