@@ -20,6 +20,7 @@ from ._dag import LeafTable
 from ._fetchers import Fetchers
 from ._messages import HEAD_SIZE, Status, unpack_bitmap
 from ._serve import Conversation, TooManyStreams, converse
+from ._slots import Slots
 from ._unixfs import MAX_BLOCK_BYTES, DagError
 from ._values import ObjectState
 from ._walk import Walker
@@ -62,7 +63,8 @@ class StoreLibrary:
         self.fetchers, self.queued_hashes = Fetchers(), 0
         self._store, self._fetches = store, fetches
         self._readers = trio.CapacityLimiter(_READERS)
-        self._busy: set[Conversation] = set()
+        self._slots = Slots[Conversation](limits.busy_streams, self._choke)
+        self._choked: set[Conversation] = set()  # lost their slots, and are not through yet
         self._streams: Counter[PeerId] = Counter()
         self._wasted = Budget(None, limits.wasted_per_peer)
         self._scopes: set[trio.CancelScope] = set()
@@ -98,19 +100,26 @@ class StoreLibrary:
                 await self._ended.wait()
 
     def admit(self, conversation: Conversation) -> bool:
-        """Say whether one more may be served."""
-        if len(self._busy - {conversation}) >= self.limits.busy_streams:
+        """Say whether one more may be served: see `Slots`."""
+        if len(self._choked - {conversation}) >= self.limits.busy_streams:
             return False
-        self._busy.add(conversation)
+        if not self._slots.take(conversation, conversation.peer, trio.current_time()):
+            return False
+        self._choked.discard(conversation)
         return True
 
     def leave(self, conversation: Conversation) -> None:
         """One less is served."""
-        self._busy.discard(conversation)
+        self._slots.leave(conversation)
+        self._choked.discard(conversation)
+
+    def _choke(self, conversation: Conversation) -> None:
+        self._choked.add(conversation)
+        conversation.choke()
 
     def share(self) -> int:
         """Return the share of one stream: half of it is read while half of it is sent."""
-        share = self.limits.read_bytes // (2 * max(1, len(self._busy)))
+        share = self.limits.read_bytes // (2 * max(1, len(self._slots) + len(self._choked)))
         least = min(self.limits.batch_bytes, self.uploads.piece_bytes or share)
         return max(1, min(least, share))
 
@@ -139,6 +148,13 @@ class StoreLibrary:
     async def wait_to_send(self, peer: PeerId, size: int) -> None:
         """Return when so many bytes may be sent to `peer`."""
         await self.uploads.wait(peer, size)
+
+    def took(self, conversation: Conversation, leaves: Sequence[tuple[int, int]]) -> None:
+        """Count leaves that went out, each with its size and its bytes on the wire."""
+        for sizes in leaves:
+            self.stats.sent(conversation.peer, *sizes)
+        wire = sum(wire for _, wire in leaves)
+        self._slots.sent(conversation, wire, trio.current_time())
 
     def sent(self, peer: PeerId, size: int) -> None:
         """Count a block that went to `peer`."""

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from ._uploads import Uploads
 
 _NEWS_LEAVES = 2048  # that one answer tells of at most, when leaves are gained here and there
+HURRIED_SECONDS = 5.0  # for one batch, to a peer that is not to be served now
 _WHY_ABSENT = {
     Absent.NOT_HERE: Status.ABSENT,
     Absent.SOURCE_CHANGED: Status.SOURCE_CHANGED,
@@ -69,8 +70,10 @@ class Sender:
 
     def __init__(self, stream: Stream, uploads: Uploads, seconds: float) -> None:
         """Send on `stream`; a peer that takes longer than `seconds` for one batch is a slow one."""
-        self._stream, self._uploads, self._seconds = stream, uploads, seconds
+        self._stream, self._uploads = stream, uploads
+        self._usual_seconds = self._seconds = seconds
         self._turn = trio.Lock()
+        self._scope = trio.CancelScope()  # of the batch that is being sent
 
     async def send(self, views: Sequence[bytes | memoryview], *, content: bool = False) -> None:
         """Send all of it, `content` no faster than the upload limit says. Raises SlowReader."""
@@ -84,15 +87,26 @@ class Sender:
                     await self._uploads.wait(self._stream.peer, len(part))
                     await self._send_at_once([part])
 
+    def hurry(self) -> None:
+        """Give the peer little time for what is on its way, and for each batch to come."""
+        self._seconds = min(self._seconds, HURRIED_SECONDS)
+        self._scope.deadline = min(self._scope.deadline, trio.current_time() + self._seconds)
+
+    def relax(self) -> None:
+        """Give the peer the usual time again for what is to come."""
+        self._seconds = self._usual_seconds
+
     async def _send_at_once(self, views: Sequence[bytes | memoryview]) -> None:
-        with trio.move_on_after(self._seconds) as scope:
+        seconds = self._seconds
+        with trio.move_on_after(seconds) as self._scope:
             for view in views:
                 await self._stream.send_all(view)
-        if scope.cancelled_caught:
+        if self._scope.cancelled_caught:
             size = sum(map(len, views))
-            raise SlowReader(
-                f"{size} bytes were not taken in {self._seconds:.0f} s", peer=self._stream.peer
-            )
+            text = f"{size} bytes were not taken in {seconds:.0f} s"
+            if self._seconds < seconds:
+                text = f"{size} bytes were taken too slowly while others waited"
+            raise SlowReader(text, peer=self._stream.peer)
 
 
 def frame(

@@ -128,10 +128,16 @@ class Library(Protocol):
         """
 
     def admit(self, conversation: Conversation) -> bool:
-        """Say whether `conversation` may be served now; it calls `leave` when it is through."""
+        """Say whether `conversation` may be served now; it calls `leave` when it is through.
+
+        It may lose that when others wait, and is told so by its `choke`.
+        """
 
     def leave(self, conversation: Conversation) -> None:
         """Give back what `admit` gave."""
+
+    def took(self, conversation: Conversation, leaves: Sequence[tuple[int, int]]) -> None:
+        """Note leaves that were sent, each with its size and its bytes on the wire."""
 
     def share(self) -> int:
         """Return how many bytes a conversation may read at once, as things are."""
@@ -161,6 +167,7 @@ class Conversation:
         limits = library.limits
         self._sender = Sender(stream, library.uploads, limits.send_seconds)
         self._packer = LeafPacker(library.compress)
+        self._choked = False  # others are served first
 
     async def run(self) -> None:
         """Serve until the peer is done, and everything is answered.
@@ -188,6 +195,19 @@ class Conversation:
             self._unqueue(self._queued_hashes)
             for root in self._fetched:
                 self._library.fetchers.leave(root, self._stream.peer, trio.current_time())
+
+    @property
+    def peer(self) -> PeerId:
+        """Who asks."""
+        return self._stream.peer
+
+    def choke(self) -> None:
+        """Let others be served first: what is not read yet is answered BUSY, the rest is hurried.
+
+        Until it is admitted again, for a later request.
+        """
+        self._choked = True
+        self._sender.hurry()
 
     # --- requests in
 
@@ -262,7 +282,7 @@ class Conversation:
                 status = await self._answer_peers(outbox, request)
             elif isinstance(request, UnknownRequest | CancelRequest):
                 status = Status.UNKNOWN
-            elif isinstance(request, _PutOff) or self._is_wasting or not self._library.admit(self):
+            elif isinstance(request, _PutOff) or self._is_wasting or not self._admit():
                 status = Status.BUSY
             elif isinstance(request, LeavesRequest):
                 status = await self._answer_leaves(outbox, request)
@@ -279,14 +299,22 @@ class Conversation:
     def _is_wasting(self) -> bool:
         return self._library.paid_at(self._stream.peer) > trio.current_time()
 
+    def _admit(self) -> bool:
+        if not self._library.admit(self):
+            return False
+        if self._choked:
+            self._choked = False
+            self._sender.relax()
+        return True
+
     async def _answer_leaves(
         self, outbox: trio.MemorySendChannel[Piece], request: LeavesRequest
     ) -> Status:
         hashes = await self._library.leaf_hashes(request.root, request.first, request.count)
         if isinstance(hashes, Status):
             return hashes
-        await self._answer_blocks(outbox, request, hashes, request.first)
-        return Status.OK if len(hashes) == request.count else Status.ABSENT
+        status = await self._answer_blocks(outbox, request, hashes, request.first)
+        return Status.ABSENT if status is Status.OK and len(hashes) < request.count else status
 
     async def _answer_blocks(
         self,
@@ -300,6 +328,8 @@ class Conversation:
         reads_planes = Encoding.ZSTD_PLANES in request.encodings
         done = 0
         while done < len(hashes) and request.id not in self._cancelled:
+            if self._choked:
+                return Status.BUSY
             packer = self._packer if reads_planes and self._packer.pays else None
             batch = await self._library.read(hashes[done:], self._library.share(), packer, limit)
             count = len(batch)  # it is gone once it is sent
@@ -385,8 +415,7 @@ class Conversation:
         if piece.leaf_sizes:
             wire = sum(size for _, size in piece.leaf_sizes)
             self._packer.note_sent(wire, trio.current_time() - began)
-        for sizes in piece.leaf_sizes:
-            self._library.stats.sent(self._stream.peer, *sizes)
+            self._library.took(self, piece.leaf_sizes)
 
     def _note_wasted(self, leaf_sizes: Sequence[tuple[int, int]]) -> None:
         self._library.wasted(self._stream.peer, sum(size for size, _ in leaf_sizes))

@@ -386,6 +386,45 @@ async def test_a_peer_that_takes_nothing_loses_its_wants_and_holds_nobody_up(
         assert sum(peer == slow.mesh.peer_id for peer, _ in shelf.log) < 40
 
 
+async def test_slow_readers_lose_their_turns_when_others_wait(autojump_clock: object) -> None:
+    blocks = [bytes([number]) * 1_000_000 for number in range(3)]
+    shelf = FakeShelf(blocks)
+    async with server_and_clients(shelf, 5, BitswapLimits(answers=2)) as (server, _, clients):
+
+        async def never_read(stream: Stream) -> None:
+            await trio.sleep_forever()
+
+        *slow, other = clients
+        for client in slow:
+            for protocol in PROTOCOLS:
+                client.mesh.unhandle(protocol)
+                client.mesh.handle(protocol, never_read)
+            await client.say(server, Message(entries=tuple(map(want, blocks))))
+        await trio.sleep(1)
+        await other.say(server, Message(entries=(want(blocks[0]),)))
+        await trio.sleep(10)  # two of the four at a time, five seconds each
+        assert other.blocks == [blocks[0]]
+
+
+async def test_a_slow_reader_keeps_its_turn_while_nobody_waits(autojump_clock: object) -> None:
+    block = bytes(1_000_000)
+    async with server_and_clients(FakeShelf([block])) as (server, _, (client,)):
+        got: list[bytes] = []
+
+        async def read_late(stream: Stream) -> None:
+            await trio.sleep(20)
+            data = await stream.receive_message(bitswap.MAX_MESSAGE)
+            assert data is not None
+            got.extend(each.data for each in decode(data).blocks)
+
+        for protocol in PROTOCOLS:
+            client.mesh.unhandle(protocol)
+            client.mesh.handle(protocol, read_late)
+        await client.say(server, Message(entries=(want(block),)))
+        await trio.sleep(21)
+        assert got == [block]
+
+
 async def test_wants_end_with_the_connection() -> None:
     async with server_and_clients(FakeShelf()) as (server, service, (client,)):
         await client.say(server, Message(entries=(want(b"nothing"),)))

@@ -66,7 +66,8 @@ class BitswapLimits:
         wantlist_bytes: one message of a peer that we ask for nothing.
         answers: peers that are sent something at the same time.
         answer_bytes: blocks in one message, unless one alone is larger.
-        send_seconds: how long a peer may take to accept one message.
+        send_seconds: how long a peer may take to accept one message,
+        hurried_seconds: and how long while others wait for their turn.
         message_seconds: how long a peer may take to send one, its silence before it included.
     """
 
@@ -77,6 +78,7 @@ class BitswapLimits:
     answers: int = 16
     answer_bytes: int = 1 << 20
     send_seconds: float = 30.0
+    hurried_seconds: float = 5.0
     message_seconds: float = 120.0
 
 
@@ -124,6 +126,7 @@ class Bitswap:
         self._last_turn = trio.Semaphore(1)  # for those that did not take what they were sent
         self._slow: OrderedDict[PeerId, None] = OrderedDict()
         self._decoders = trio.CapacityLimiter(_DECODERS)
+        self._sending: dict[trio.CancelScope, float] = {}  # answers, and since when
         self._streams: Counter[PeerId] = Counter()
         self._asked: dict[PeerId, Asked] = {}
         self._sessions: dict[PeerId, list[trio.MemorySendChannel[Heard]]] = {}
@@ -216,6 +219,8 @@ class Bitswap:
         try:
             while (ledger := self._ledgers.get(peer)) is not None and ledger.has_answer:
                 await trio.sleep_until(self._shelf.paid_at(peer))
+                if self._turns.value == 0:
+                    self._hurry()
                 async with self._last_turn if peer in self._slow else self._turns:
                     answer = ledger.next_answer(self._limits.answer_bytes)
                     if answer is not None:
@@ -235,7 +240,7 @@ class Bitswap:
             return  # nothing could be read; what is to be said of it comes with the next answer
         await self._shelf.wait_to_send(peer, sum(sizes))
         try:
-            await self._send(peer, ledger.protocol, message)
+            await self._send_in_turn(peer, ledger.protocol, message)
         except _LINK_ERRORS as error:
             self._shelf.wasted(peer, sum(sizes))
             if isinstance(error, DeadlineExceeded):
@@ -249,6 +254,24 @@ class Bitswap:
         self._slow[peer] = None
         if len(self._slow) > self._limits.peers:
             self._slow.popitem(last=False)
+
+    async def _send_in_turn(self, peer: PeerId, protocol: str, message: Message) -> None:
+        """Send an answer. A peer that is slow to take it loses its turn when others wait."""
+        scope = trio.CancelScope()
+        self._sending[scope] = trio.current_time()
+        try:
+            with scope:
+                if self._turns.statistics().tasks_waiting:
+                    self._hurry()
+                await self._send(peer, protocol, message)
+        finally:
+            del self._sending[scope]
+        if scope.cancelled_caught:
+            raise DeadlineExceeded("a message was taken too slowly while others waited", peer=peer)
+
+    def _hurry(self) -> None:
+        for scope, since in self._sending.items():
+            scope.deadline = min(scope.deadline, since + self._limits.hurried_seconds)
 
     async def _read(self, ledger: Ledger, answer: Answer) -> tuple[Message, list[int]]:
         blocks, wants = [], list(answer.wants)
