@@ -85,7 +85,8 @@ def load_into(
 ) -> list[str]:
     """Read a checkpoint into the tensors of a module, in place; returns the names that were read.
 
-    What is in main memory is read into directly. What is on a device goes there tensor by tensor.
+    What is in main memory is read into directly. What is on a device goes there once all of it has
+    been read; until then it takes as much main memory.
 
     Args:
         module: a module, or its state dict. Dtypes and shapes must be those of the checkpoint.
