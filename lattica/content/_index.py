@@ -189,12 +189,12 @@ class Index:
         """
         left_out = json.dumps(sorted(without))
         rows = self._rows(
-            """SELECT root FROM objects WHERE complete = 1 AND root > ?1
-               AND id NOT IN (SELECT value FROM json_each(?2))
+            """SELECT root FROM objects WHERE complete = 1 AND root > ?
+               AND id NOT IN (SELECT value FROM json_each(?))
                UNION SELECT n.root FROM names n JOIN objects o ON o.id = n.object
-               WHERE o.complete = 1 AND n.root > ?1
-               AND o.id NOT IN (SELECT value FROM json_each(?2)) ORDER BY 1 LIMIT ?3""",
-            (after, left_out, limit),
+               WHERE o.complete = 1 AND n.root > ?
+               AND o.id NOT IN (SELECT value FROM json_each(?)) ORDER BY 1 LIMIT ?""",
+            (after, left_out, after, left_out, limit),
         )
         return [row[0] for row in rows]
 

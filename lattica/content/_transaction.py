@@ -53,9 +53,9 @@ class Transaction:
     def note_used(self, sources: Iterable[tuple[int, float]]) -> None:
         """Note when something of the objects at some sources was read: number, time."""
         self._connection.executemany(
-            """UPDATE objects SET used = max(used, ?2)
-               WHERE id IN (SELECT object FROM files WHERE source = ?1)""",
-            sources,
+            """UPDATE objects SET used = max(used, ?)
+               WHERE id IN (SELECT object FROM files WHERE source = ?)""",
+            ((used, source) for source, used in sources),
         )
 
     def touch(self, root: CID, now: float) -> None:
