@@ -17,6 +17,7 @@ from lattica.transport.yamux import (
     StreamLimit,
     Substream,
 )
+from lattica.transport.yamux._frames import MAX_BODY_BYTES
 
 LIMITS = Limits(
     streams_per_connection=6,
@@ -137,7 +138,9 @@ class TwoSessions(RuleBasedStateMachine):
                 charged += stream.window_bytes
                 if not (stream.finished_there or stream.closed or stream.reset_there):
                     held = stream.credit_bytes + stream.unread_bytes + stream.returnable_bytes
-                    assert 0 <= stream.window_bytes - held <= 65_536  # what is arriving right now
+                    assert (
+                        0 <= stream.window_bytes - held <= MAX_BODY_BYTES
+                    )  # what is arriving right now
                 assert stream.unread_bytes <= max(stream.window_bytes, INITIAL_WINDOW_BYTES)
             assert end.ledger.used_bytes == charged <= LIMITS.connection_unread_max_bytes
 
