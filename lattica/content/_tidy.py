@@ -86,7 +86,7 @@ def forget_gone(index: Index, active: Collection[int]) -> list[CID]:
             places[file.path] = places.get(file.path, False) or not _is_gone(file.source)
         if places and not all(places.values()) and not stored.pinned:
             with index.writing() as transaction:
-                transaction.delete_object(number)
+                transaction.let_go(number)
             gone.append(stored.root)
     return gone
 

@@ -85,6 +85,17 @@ class Transaction:
         )
         self._connection.execute("DELETE FROM objects WHERE id = ?", (object_id,))
 
+    def let_go(self, object_id: int) -> None:
+        """Delete an object of which nothing is left; while a download brings it, it stays, empty.
+
+        A download may have begun and not written anything yet: to delete its object would delete
+        its own row under it.
+        """
+        if self._number("SELECT count(*) FROM downloads WHERE object = ?", (object_id,)):
+            self._connection.execute("UPDATE objects SET complete = 0 WHERE id = ?", (object_id,))
+        else:
+            self.delete_object(object_id)
+
     def put_blocks(self, object_id: int, blocks: Iterable[tuple[CID, bytes]]) -> None:
         """Keep index blocks for an object."""
         for cid, block in blocks:

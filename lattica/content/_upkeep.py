@@ -117,7 +117,7 @@ class Upkeep:
                 discard(self._index, download)
         with self._index.writing() as transaction:
             if not transaction.drop_owned(row.object):
-                transaction.delete_object(row.object)
+                transaction.let_go(row.object)
             orphans = transaction.take_orphans()
         self.drop(orphans)
         sweep(self._index, self._folder)  # directories without files in them

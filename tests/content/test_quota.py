@@ -187,6 +187,40 @@ async def test_a_download_that_stopped_makes_room_like_anything_else(
         assert list((peer.folder / "store" / "cache").iterdir()) == []
 
 
+def test_a_download_elsewhere_outlives_what_makes_room_of_the_same_object(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(random.Random(5).randbytes(2 * MIB))
+    built = build(path)
+    leaves = built.files[0].leaves
+    with Store.open(tmp_path / "store", quota=4 * MIB) as store:
+        with store.download(built.root, store.cache_path(built.root)) as stopped:
+            stopped.open_part(leaves).write(0, [path.read_bytes()[:LEAF]])
+        with store.download(built.root, tmp_path / "got") as running:
+            add(store, 1, 2 * MIB)
+            add(store, 2, 1 * MIB)
+            assert store.take_evicted() == [built.root]
+            for cid, block in built.index.items():
+                running.add_index(cid, block)
+            part = running.open_part(leaves)
+            for leaf in leaves:
+                part.write(leaf.index, [path.read_bytes()[leaf.offset :][: leaf.length]])
+            running.finish()
+        assert store.verify(built.root).damaged_count == 0
+
+
+def test_a_download_outlives_the_garbage_that_the_same_object_was(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(random.Random(5).randbytes(LEAF))
+    with Store.open(tmp_path / "store") as store:
+        built = build(path)
+        store.add(built)
+        path.unlink()
+        with store.download(built.root, tmp_path / "got") as running:
+            store.collect()
+            part = running.open_part(built.files[0].leaves)
+            assert not part.done
+
+
 def test_garbage_is_collected(tmp_path: Path) -> None:
     path = tmp_path / "gone"
     path.write_bytes(b"x" * MIB)
