@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from lattica._new_file import open_new
 from lattica.content import DestinationTaken, StorageError
 from lattica.results import KeptObject, RangeRead, StoreUsage
 from lattica.transport import PeerInfo
@@ -67,7 +68,7 @@ async def write_range(
     length = reader.size - offset if length is None else length
     part = path.with_name(path.name + _TAG)
     try:
-        async with await trio.open_file(part, "wb") as file:
+        async with trio.wrap_file(await trio.to_thread.run_sync(open_new, part)) as file:
             async with reader.stream(offset, length) as pieces:
                 async for piece in pieces:
                     await file.write(piece)

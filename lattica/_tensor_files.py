@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from lattica._new_file import open_new
 from lattica.codec import array_view, numpy_dtype
 from lattica.content import DestinationTaken, StorageError
 from lattica.errors import InvalidInput
@@ -91,7 +92,7 @@ async def write_tensors(
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     received = 0
     try:
-        async with await trio.open_file(part, "wb") as file:
+        async with trio.wrap_file(await trio.to_thread.run_sync(open_new, part)) as file:
             await file.write(plan.header)
             for name in plan.names:
                 data = await _read(model, pieces[name], progress)

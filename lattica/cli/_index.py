@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 def write_index(session: Session, path: Path, output: Path | None, hash_name: str) -> None:
     """Hash `path` and write its index file; nothing is shared, and no node is asked."""
+    from lattica._new_file import open_new
     from lattica.cid import HashFunction
     from lattica.content import INDEX_SUFFIX, Symlinks, build, encode_index
     from lattica.errors import InvalidInput
@@ -32,7 +33,8 @@ def write_index(session: Session, path: Path, output: Path | None, hash_name: st
     data = encode_index(built.root, built.index)
     part = target.with_name(f"{target.name}.part")
     try:
-        part.write_bytes(data)
+        with open_new(part) as file:
+            file.write(data)
         os.replace(part, target)
     except BaseException:
         part.unlink(missing_ok=True)

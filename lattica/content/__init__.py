@@ -1,6 +1,7 @@
 """Content: what identifiers name, where its bytes are, and how they travel."""
 
 from ._bans import Ban as Ban, Bans as Bans, ProviderBanned as ProviderBanned
+from ._below import folder_below as folder_below, move as move
 from ._build import (
     Built as Built,
     BuiltFile as BuiltFile,

@@ -12,7 +12,6 @@ after it, the destination, which the next start knows by its inode and takes ove
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import stat
@@ -24,9 +23,10 @@ from typing import TYPE_CHECKING, Self
 from lattica.errors import InvalidInput
 
 from ._adding import put_leaves, sync_directory, unrepeated
+from ._below import folder_below, move, open_file_below
 from ._build import Kind, Stamp
 from ._open_files import OpenFiles
-from ._part import PART_FLAGS, PartFile
+from ._part import PartFile
 from ._unixfs import MAX_SIZE, encode_name
 from ._values import DestinationTaken, ObjectState, StorageError, StoredObject
 
@@ -107,9 +107,9 @@ class Download:
         if (part := self._parts.get(path)) is not None:
             return part
         target = self._target(path)
-        with storage_errors(target):
-            self._make_parents(path)
-            descriptor = os.open(target, PART_FLAGS | os.O_CREAT, 0o666)
+        *above, name = self._names(path)
+        with storage_errors(target), folder_below(self.part_path.parent, above) as folder:
+            descriptor = open_file_below(folder, name)
             try:
                 self._note_inode()
                 _check_room(descriptor, target, leaves.size - leaves.zero_bytes)
@@ -127,13 +127,11 @@ class Download:
 
     def make_directory(self, path: str = "") -> None:
         """Make a directory at `path` in the object; "" is the object itself."""
-        target = self._target(path)
         if os.path.lexists(self.destination):  # told before anything is fetched, not after
             raise DestinationTaken(f"{self.destination} exists, and a directory replaces nothing")
-        with storage_errors(target):
-            self._make_parents(path)
-            _make_directory(target)
-            self._note_inode()
+        with storage_errors(self._target(path)):
+            with folder_below(self.part_path.parent, self._names(path)):
+                self._note_inode()
         with self._index.writing() as transaction:
             transaction.grow_object(self._object, Kind.DIRECTORY, 0)
 
@@ -154,7 +152,7 @@ class Download:
                 sync_directory(directory)
             with self._index.writing() as transaction:
                 transaction.note_finishing(self.id)
-            _move(self.part_path, self.destination, overwrite=self._overwrite)
+            move(self.part_path, self.destination, overwrite=self._overwrite)
             sync_directory(self.destination.parent)
         stored = adopt(self._index, self._row(), name)
         for source in opened:
@@ -195,13 +193,9 @@ class Download:
             encode_name(part)
         return self.part_path / PurePosixPath(path)
 
-    def _make_parents(self, path: str) -> None:
-        """Make the directories above `path`. Only those above the object may be links."""
-        self.part_path.parent.mkdir(parents=True, exist_ok=True)
-        directory = self.part_path
-        for part in PurePosixPath(path).parts:
-            _make_directory(directory)
-            directory /= part
+    def _names(self, path: str) -> tuple[str, ...]:
+        """Return the names that lead from the destination's folder to `path` in the object."""
+        return (self.part_path.name, *PurePosixPath(path).parts)
 
     def _note_inode(self) -> None:
         """Note what stands at the part path, so that it is known again once renamed."""
@@ -240,13 +234,6 @@ class Download:
             kind = Kind.DIRECTORY if path else Kind.FILE
             transaction.grow_object(self._object, kind, leaves.size)
         return source
-
-
-def _make_directory(path: Path) -> None:
-    """Make a directory unless it is there; a link to one might lead out of the object. OSError."""
-    path.mkdir(exist_ok=True)
-    if path.is_symlink():
-        raise NotADirectoryError(errno.ENOTDIR, "it is a symlink")
 
 
 def part_path(destination: Path, root: CID) -> Path:
@@ -304,28 +291,8 @@ def discard(index: Index, row: DownloadRow) -> None:
             transaction.delete_object(row.object)
 
 
-def _move(source: Path, destination: Path, *, overwrite: bool) -> None:
-    """Rename, all or nothing, and over nothing unless told so."""
-    if overwrite and not destination.is_dir():
-        os.replace(source, destination)
-        return
-    if os.path.lexists(destination):
-        raise DestinationTaken(f"{destination} exists")
-    if source.is_dir():
-        os.rename(source, destination)
-        return
-    try:
-        os.link(source, destination)  # unlike a rename, it fails if something has come between
-    except FileExistsError:
-        raise DestinationTaken(f"{destination} exists") from None
-    except OSError:
-        os.rename(source, destination)  # a file system without hard links
-    else:
-        source.unlink()
-
-
 def _check_room(descriptor: int, path: Path, size: int) -> None:
-    status, disk = os.fstat(descriptor), os.statvfs(path.parent)
+    status, disk = os.fstat(descriptor), os.fstatvfs(descriptor)
     if not stat.S_ISREG(status.st_mode):
         raise StorageError(f"{path} is not a regular file")
     missing = size - status.st_blocks * 512

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import trio
 
+from lattica._new_file import open_new
 from lattica._nursery import private_nursery
 from lattica.cid import Codec
 from lattica.identity import PeerId
@@ -47,6 +48,8 @@ if TYPE_CHECKING:
 ALONE_SECONDS = 3.0  # without any peer, after which an origin is asked
 STALLED_SECONDS = 10.0  # with peers that deliver nothing, after which it is asked as well
 _CUT_SUFFIX = ".safetensors"  # a file that is received whole is cut as one of these, or not at all
+_SPOOL_SHARE = 0.9  # of the free disk, which a file of unknown size may take at most
+_ALIVE_BYTES = 8 << 10  # that count as progress: as patience ends, some 270 bytes a second
 _log = logging.getLogger(__name__)
 
 
@@ -341,14 +344,27 @@ class OriginSession:
         return built
 
     async def _receive(self, spool: Path) -> None:
-        """Receive the whole file into `spool`."""
+        """Receive the whole file, of whatever size that is, into `spool`."""
+        size = told = 0
         try:
             async with (
-                await trio.open_file(spool, "wb") as file,
+                trio.wrap_file(await trio.to_thread.run_sync(open_new, spool)) as file,
                 self._origin.stream("", 0, None) as pieces,
             ):
+                disk = os.fstatvfs(file.fileno())
+                most = int(disk.f_bavail * disk.f_frsize * _SPOOL_SHARE)
                 async for piece in pieces:
+                    size += len(piece)
+                    if size > most:
+                        raise OriginLacksIt(
+                            f"{self._origin.name} sends more than {most} bytes and names no end",
+                            hint="put its index file beside it, which tells how much it is:"
+                            " `lattica index FILE`; or make room on the disk",
+                        )
                     await file.write(piece)
-                    self._fetch.received_whole(self.peer, len(piece))
+                    if size - told >= _ALIVE_BYTES:  # or drops would keep a fetch going for ever
+                        self._fetch.received_whole(self.peer, size - told)
+                        told = size
+                self._fetch.received_whole(self.peer, size - told)
         except OSError as error:
             raise StorageError(f"cannot write {spool}: {error.strerror}") from error

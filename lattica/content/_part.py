@@ -11,6 +11,7 @@ import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from ._below import PART_FLAGS
 from ._build import Stamp
 from ._holes import Holes
 from ._open_files import OpenFile, OpenFiles
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from ._dag import Leaf, LeafTable
     from ._reading import Reader
 
-PART_FLAGS = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _MAX_BUFFERS = 512  # of one system call; Linux takes 1024
 
 

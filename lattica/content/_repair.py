@@ -82,7 +82,7 @@ async def _mend(store: Store, blocks: Blocks, root: CID, damages: Sequence[Damag
 
 def _write(place: Path, pieces: Sequence[tuple[int, bytes]]) -> None:
     """*Slow.* Write leaves into a file, which is made if it is gone, and sync it."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
+    flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
     with storage_errors(place):
         descriptor = os.open(place, flags, 0o666)
         try:

@@ -6,6 +6,7 @@ import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from lattica._new_file import open_new
 from lattica.content import build
 from lattica.errors import InvalidInput, SourceChanged
 
@@ -100,7 +101,7 @@ def read_into(file: BinaryIO, view: memoryview, offset: int, what: object) -> No
 def part_file(out: Path) -> Iterator[BinaryIO]:
     """Open a file beside `out` that goes with the block, unless it was published."""
     path = out.with_name(f"{out.name}.{os.getpid()}.part")
-    with path.open("w+b") as file:
+    with open_new(path) as file:
         try:
             yield file
         finally:

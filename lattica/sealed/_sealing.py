@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lattica.content import (
@@ -23,11 +24,11 @@ from ._table import Table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
 
     from lattica.identity import PeerId
 
 _READ_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+_FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
 def seal(
@@ -50,6 +51,7 @@ def seal(
         StorageError: the disk refuses.
     """
     table = _list(source, name or source.name)
+    source = Path(os.path.realpath(source))  # what it is a link to, as for any other share
     sealer = Sealer(recipients)
     try:
         descriptor = os.open(destination, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -124,8 +126,7 @@ def _plaintext(source: Path, table: Table) -> Iterator[bytes]:
     for start in range(0, len(head), CHUNK_BYTES):
         yield head[start : start + CHUNK_BYTES]
     for path, size in table.sizes.items():
-        descriptor = os.open(source / path if path else source, _READ_FLAGS)
-        with os.fdopen(descriptor, "rb", buffering=0) as file:
+        with os.fdopen(_open_below(source, path), "rb", buffering=0) as file:
             left = size
             while left:
                 piece = file.read(min(left, CHUNK_BYTES))
@@ -135,6 +136,22 @@ def _plaintext(source: Path, table: Table) -> Iterator[bytes]:
                 yield piece
             if file.read(1):
                 raise SourceChanged(f"{source / path} has grown", hint="try again")
+
+
+def _open_below(source: Path, path: str) -> int:
+    """Open the file at `path` in `source`; a directory that has become a link is not followed."""
+    if not path:
+        return os.open(source, _READ_FLAGS)
+    *above, name = path.split("/")
+    folder = os.open(source, _FOLDER_FLAGS)
+    try:
+        for part in above:
+            inner = os.open(part, _FOLDER_FLAGS, dir_fd=folder)
+            os.close(folder)
+            folder = inner
+        return os.open(name, _READ_FLAGS, dir_fd=folder)
+    finally:
+        os.close(folder)
 
 
 def _chunks(pieces: Iterator[bytes]) -> Iterator[bytes]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from lattica import codec
@@ -50,12 +50,19 @@ class Table:
         sizes: bytes of each file by relative path; for a single file the one path is "".
         directories: relative paths of all directories below the root, parents first.
         is_directory: whether the whole is a directory.
+        head_bytes: what the table itself takes, its length included: as it was read, which may be
+            more than what is known here.
     """
 
     name: str
     sizes: dict[str, int]
     directories: tuple[str, ...] = ()
     is_directory: bool = False
+    head_bytes: int = field(default=0, compare=False)
+
+    def __post_init__(self) -> None:
+        if not self.head_bytes:
+            object.__setattr__(self, "head_bytes", len(bytes(self)))
 
     def __bytes__(self) -> bytes:
         body = codec.pack(
@@ -75,7 +82,7 @@ class Table:
 
     def entries(self) -> Iterator[TableEntry]:
         """Give the files, with where they are."""
-        offset = len(bytes(self))
+        offset = self.head_bytes
         for path, size in self.sizes.items():
             yield TableEntry(path, size, offset)
             offset += size
@@ -83,7 +90,7 @@ class Table:
     @property
     def chunk_count(self) -> int:
         """How many chunks the whole takes, itself included."""
-        return -(-(len(bytes(self)) + self.total) // CHUNK_BYTES)
+        return -(-(self.head_bytes + self.total) // CHUNK_BYTES)
 
     @classmethod
     def parse(cls, body: bytes) -> Table:
@@ -100,7 +107,7 @@ class Table:
                     encode_name(name)
                     table = cls(name, dict(map(_file, files)), _texts(directories), tree)
                     table._check(len(files))
-                    return table
+                    return replace(table, head_bytes=LENGTH_BYTES + len(body))
         except (CodecError, UnsafeName, TreeTooLarge) as error:
             raise SealBroken(f"the table of what is sealed is malformed: {error}") from None
         raise SealBroken("the table of what is sealed is of a form that is not known")

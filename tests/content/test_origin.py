@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from lattica.content import (
     build,
     decode_index,
     encode_index,
+    part_path,
 )
 from lattica.content._car import MAX_INDEX
 from lattica.content._origin import ALONE_SECONDS, STALLED_SECONDS, pseudo_peer
@@ -142,6 +144,59 @@ async def test_an_origin_with_something_else_leaves_nothing_behind(
             await peer.fetch(root, origins=[FakeOrigin({"": bytes(wrong)}, index)])
         assert [event.error.leaf for event in peer.told(BadLeaf)] == [40]
         assert not peer.got.exists()
+
+
+class EndlessOrigin(FakeOrigin):
+    """A body without an end: `piece` again and again, `delay` seconds before each."""
+
+    def __init__(self, piece: bytes, delay: float) -> None:
+        super().__init__({"": b""})
+        self.piece, self.delay = piece, delay
+
+    async def _pieces(self, _data: bytes, _length: int | None) -> AsyncIterator[bytes]:
+        while self.read_bytes < 1 << 30:  # enough for a test
+            await trio.sleep(self.delay)
+            self.read_bytes += len(self.piece)
+            yield self.piece
+
+
+async def test_an_origin_without_an_end_does_not_fill_the_disk(
+    swarm: Any, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Disk:
+        f_bavail, f_frsize = 10, 1 << 20
+
+    async with swarm.peers(1) as (peer,):
+        monkeypatch.setattr(os, "fstatvfs", lambda _descriptor: Disk)
+        origin = EndlessOrigin(bytes(1 << 20), 0.01)
+        with pytest.raises(OriginLacksIt, match="names no end"):
+            await peer.fetch(build(peer.file("model", SIZE)).root, origins=[origin], patience=5)
+        assert origin.read_bytes <= 10 << 20
+        assert not list(peer.folder.glob("*.part*"))
+
+
+async def test_an_origin_that_lets_a_byte_drop_now_and_then_is_given_up(
+    swarm: Any, autojump_clock: MockClock
+) -> None:
+    async with swarm.peers(1) as (peer,):
+        origin = EndlessOrigin(b"x", 20)  # below what a reader of the web waits for a piece
+        with pytest.raises(NoProvider), trio.fail_after(60):
+            await peer.fetch(build(peer.file("model", SIZE)).root, origins=[origin], patience=25)
+
+
+async def test_what_was_planted_where_an_origin_is_received_is_not_written_through(
+    swarm: Any, autojump_clock: MockClock
+) -> None:
+    async with swarm.peers(1) as (peer,):
+        path = peer.file("model", SIZE)
+        root = build(path).root
+        precious = peer.file("precious", 10)
+        kept = precious.read_bytes()
+        part = part_path(peer.got, root)
+        part.with_name(f"{part.name}.origin.safetensors").symlink_to(precious)
+        await peer.fetch(root, origins=[FakeOrigin({"": path.read_bytes()})])
+        assert precious.read_bytes() == kept
+        assert peer.got.read_bytes() == path.read_bytes()
 
 
 @pytest.mark.parametrize(
