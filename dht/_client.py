@@ -19,6 +19,7 @@ from lattica.errors import LatticaError
 from lattica.identity import PeerId
 from lattica.transport import ConnectionLimit, PeerInfo, ProtocolNotSupported
 
+from ._asking import Asking
 from ._keys import K, position
 from ._lookup import Lookup
 from ._lookup_report import Outcome
@@ -67,13 +68,14 @@ class Client:
         *,
         protocol: str,
         clock: Clock,
+        tasks: trio.Nursery,
         on_met: Callable[[], None],
     ) -> None:
         self.table = table
         self.met, self.parted = trio.Event(), trio.Event()
         self.parted.set()
         self.alone = False
-        self._mesh, self._clock, self._on_met = mesh, clock, on_met
+        self._mesh, self._clock, self._on_met, self._tasks = mesh, clock, on_met, tasks
         self._requester = Requester(mesh, protocol)
         self._patience = Patience()
         self._lookups = trio.Semaphore(LOOKUPS)
@@ -141,48 +143,51 @@ class Client:
                 which path. It may stop the lookup.
             enough: asked after each answer and failure.
         """
-        requests: dict[PeerId, trio.CancelScope] = {}
-        news = trio.Event()
 
-        async def ask(peer: PeerInfo, scope: trio.CancelScope) -> None:
-            with scope:
-                reply = await self._request(peer, request)
-                now = trio.current_time()
-                if isinstance(reply, str):
-                    lookup.fail(peer.peer, reply, now=now)
-                else:
-                    closer = [each.info for each in reply.message.closer]
-                    providers = [each.info for each in reply.message.providers]
-                    self._remember(providers)
-                    group = self.group_of(reply.address)
-                    found(lookup.receive(peer.peer, closer, providers, now=now, group=group))
-                    if lookup.path_of(peer.peer) is not None:
-                        heard(peer.peer, reply.message)
-                news.set()
+        def hear(peer: PeerId, reply: Reply | str, now: float) -> None:
+            if isinstance(reply, str):
+                lookup.fail(peer, reply, now=now)
+                return
+            closer = [each.info for each in reply.message.closer]
+            providers = [each.info for each in reply.message.providers]
+            self._remember(providers)
+            group = self.group_of(reply.address)
+            found(lookup.receive(peer, closer, providers, now=now, group=group))
+            if lookup.path_of(peer) is not None:
+                heard(peer, reply.message)
 
-        async with self._lookups, private_nursery() as nursery:
-            ends_at = trio.current_time() + LOOKUP_SECONDS
-            while True:
-                for peer in lookup.next_requests(trio.current_time()):
-                    # Here, not in `ask`: a process that stood still may find a request late before
-                    # its task has run at all.
-                    scope = requests[peer.peer] = trio.CancelScope()
-                    nursery.start_soon(ask, peer, scope)
-                if lookup.finished:
-                    break
-                with trio.move_on_at(min(lookup.next_timeout(), ends_at)):
-                    await news.wait()
-                now, news = trio.current_time(), trio.Event()
-                for late in lookup.handle_timeout(now):
-                    self._note_failure(late)
-                    requests[late].cancel()
-                if enough():
-                    lookup.stop(now)
-                elif now >= ends_at:
-                    lookup.stop(now, Outcome.OUT_OF_TIME)
-            nursery.cancel_scope.cancel()
+        async with self._lookups:
+            with self.asking() as asking:
+                ends_at = trio.current_time() + LOOKUP_SECONDS
+                while True:
+                    for info in lookup.next_requests(trio.current_time()):
+                        asking.start(info, request)
+                    if lookup.finished:
+                        break
+                    with trio.move_on_at(min(lookup.next_timeout(), ends_at)):
+                        await asking.wait()
+                    now = trio.current_time()
+                    for info, reply in asking.take():
+                        hear(info.peer, reply, now)
+                    for late in lookup.handle_timeout(now):
+                        self._note_failure(late)
+                        asking.give_up(late)
+                    if enough():
+                        lookup.stop(now)
+                    elif now >= ends_at:
+                        lookup.stop(now, Outcome.OUT_OF_TIME)
         if lookup.report().complete:
             self.table.looked_up(lookup.target, now=trio.current_time())
+
+    def asking(self) -> Asking:
+        """Return what asks several peers together; its block ends what is under way."""
+        return Asking(
+            self._requester,
+            self._request,
+            self._conclude,
+            wall=self._clock.wall,
+            tasks=self._tasks,
+        )
 
     async def ask(self, peer: PeerInfo, request: Message) -> Message | str:
         """Return the answer of `peer`, or in a word or two why there is none."""
@@ -192,28 +197,39 @@ class Client:
     async def _request(self, peer: PeerInfo, request: Message) -> Reply | str:
         is_visit = self._mesh.connected(peer.peer) is None
         asked = self._clock.wall()
+        outcome: Reply | Exception
         try:
-            reply = await self._requester.ask(peer, request)
-        except ProtocolNotSupported:
-            self.forget(peer.peer)
-            return "other-protocol"
-        except ConnectionLimit as error:  # ours
-            self.table.put_off(peer.peer, now=trio.current_time())
-            return error.code
+            outcome = await self._requester.ask(peer, request)
         except FAULTS as error:
-            _log.debug("asked %s in vain: %s", peer.peer, error)
-            self._note_failure(peer.peer)
-            return error.code if isinstance(error, LatticaError) else "lost"
+            outcome = error
         finally:
             # Also of one that takes connections and answers nothing, until we give up.
             if is_visit and self._mesh.connected(peer.peer) is not None:
                 self._note_visit(peer.peer)
-        self._note_answer(peer.peer, reply.address)
-        if reply.message.clock:
-            answered, theirs = self._clock.wall(), reply.message.clock / 1000
-            group = self.group_of(reply.address)
-            self._clock.observe(peer.peer, theirs, asked=asked, answered=answered, group=group)
-        return reply
+        return self._conclude(peer.peer, outcome, asked, self._clock.wall())
+
+    def _conclude(
+        self, peer: PeerId, outcome: Reply | Exception, asked: float, answered: float
+    ) -> Reply | str:
+        """Note what an answer, or a fault, means for what we know of `peer`."""
+        match outcome:
+            case Reply(message, address):
+                self._note_answer(peer, address)
+                if message.clock:
+                    theirs, group = message.clock / 1000, self.group_of(address)
+                    self._clock.observe(peer, theirs, asked=asked, answered=answered, group=group)
+                return outcome
+            case ProtocolNotSupported():
+                self.forget(peer)
+                return "other-protocol"
+            case ConnectionLimit():  # ours
+                self.table.put_off(peer, now=trio.current_time())
+                return outcome.code
+            case error if isinstance(error, FAULTS):
+                _log.debug("asked %s in vain: %s", peer, error)
+                self._note_failure(peer)
+                return error.code if isinstance(error, LatticaError) else "lost"
+        raise outcome
 
     async def tell(self, peer: PeerInfo, frames: Sequence[bytes]) -> bool:
         """Send messages that have no answer; says whether `peer` took them."""

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
+from collections import Counter, deque
 from typing import TYPE_CHECKING
 
 import trio
 
-from lattica._nursery import private_nursery
 from lattica.transport import PeerInfo
 
 from ._keeper import requests_for
@@ -20,10 +19,12 @@ if TYPE_CHECKING:
 
     from lattica.identity import PeerId
 
+    from ._asking import Asking
     from ._client import Client
     from ._clock import Clock
     from ._keeper import Keeper
     from ._messages import Message
+    from ._requests import Reply
 
 _log = logging.getLogger(__name__)
 
@@ -93,11 +94,22 @@ class Placer:
             answer = await self._client.ask(peer, request)
             if isinstance(answer, str):
                 return answer, 0
-            if answer.refusal == Reason.STALE.value:
-                return answer.refusal, self._newer_in(key, answer, items)
-            if answer.refusal or (answer.record is None and not answer.brief):
-                return answer.refusal or "no-record", 0
+            why, sequence = self.judge(key, answer, items)
+            if why is not None:
+                return why, sequence
         return None, 0
+
+    def judge(self, key: bytes, answer: Message, items: Sequence[Item]) -> tuple[str | None, int]:
+        """Return why `items` were not taken, None if they were, and a newer sequence held there."""
+        if answer.refusal == Reason.STALE.value:
+            return answer.refusal, self._newer_in(key, answer, items)
+        if answer.refusal or (answer.record is None and not answer.brief):
+            return answer.refusal or "no-record", 0
+        return None, 0
+
+    def asking(self) -> Asking:
+        """Return what asks several peers together."""
+        return self._client.asking()
 
     def _newer_in(self, key: bytes, answer: Message, items: Sequence[Item]) -> int:
         """Return the sequence of the valid entry in `answer` that stands where ours should."""
@@ -112,17 +124,13 @@ class Placer:
 
 
 class Telling:
-    """Values on their way to some peers. They are there when most have them; `run` goes on.
-
-    More than half of all is as many as a reader asks at least (spec/dht.md §7.8), so that each
-    reader meets one of them.
+    """Values on their way to some peers: `run` brings them there.
 
     Attributes:
         peers: who is told.
         told: who of them took everything.
         refused: how many did not, by why.
         newer: the greatest sequence that one of them holds in a place that was put to; or 0.
-        settled: set once most have taken it, and at the end.
     """
 
     def __init__(
@@ -138,30 +146,56 @@ class Telling:
         self.told: list[PeerId] = []
         self.refused: Counter[str] = Counter()
         self.newer = 0
-        self.settled = trio.Event()
-        self._placer, self._key, self._items, self._requests = placer, key, items, requests
+        self._placer, self._key, self._items = placer, key, items
+        self._requests = {peer.peer: deque(requests) for peer in peers}
+        self._asking = placer.asking()
+        self._ends_at: float | None = None
 
-    async def run(self) -> None:
-        """Tell all of them, and wait for the last, though not long once most have taken it."""
+    @property
+    def waiting(self) -> int:
+        """How many have been asked to take it, and have not said."""
+        return len(self._asking)
+
+    async def run(self, *, until_most: bool = False) -> None:
+        """Tell all of them, and wait for the last, though not long once most have taken it.
+
+        Most are more than half, as many as a reader asks at least (spec/dht.md §7.8), so that each
+        reader meets one of them.
+
+        Args:
+            until_most: return as soon as most have taken it; another call goes on.
+        """
+        asking, most = self._asking, len(self.peers) // 2 + 1
         try:
-            async with private_nursery() as nursery:
-                scope = nursery.cancel_scope
-                scope.deadline = trio.current_time() + ASK_SECONDS * len(self._requests)
+            if self._ends_at is None:
+                longest = max(map(len, self._requests.values()), default=0)
+                self._ends_at = trio.current_time() + ASK_SECONDS * longest
                 for peer in self.peers:
-                    nursery.start_soon(self._tell, peer, scope)
-            waiting = len(self.peers) - len(self.told) - self.refused.total()
-            if waiting:
-                self.refused["timed out"] += waiting
-        finally:
-            self.settled.set()
+                    asking.start(peer, self._requests[peer.peer].popleft())
+            while asking and not (until_most and len(self.told) >= most):
+                missing = most - len(self.told)
+                with trio.move_on_at(self._ends_at) as scope:
+                    await asking.wait(missing if missing > 0 else len(asking))
+                for peer, reply in asking.take():
+                    self._hear(peer, reply)
+                if scope.cancelled_caught:
+                    self.refused["timed out"] += len(asking)
+                    asking.close()
+                elif missing > 0 and len(self.told) >= most:
+                    self._ends_at = min(self._ends_at, trio.current_time() + REST_SECONDS)
+        except BaseException:
+            asking.close()
+            raise
 
-    async def _tell(self, peer: PeerInfo, scope: trio.CancelScope) -> None:
-        why, sequence = await self._placer.tell_one(peer, self._key, self._requests, self._items)
+    def _hear(self, peer: PeerInfo, reply: Reply | str) -> None:
+        if isinstance(reply, str):
+            self.refused[reply] += 1
+            return
+        why, sequence = self._placer.judge(self._key, reply.message, self._items)
         if why is not None:
             self.refused[why] += 1
             self.newer = max(self.newer, sequence)
-            return
-        self.told.append(peer.peer)
-        if 2 * len(self.told) > len(self.peers) and not self.settled.is_set():
-            scope.deadline = min(scope.deadline, trio.current_time() + REST_SECONDS)
-            self.settled.set()
+        elif self._requests[peer.peer]:
+            self._asking.start(peer, self._requests[peer.peer].popleft())
+        else:
+            self.told.append(peer.peer)

@@ -18,21 +18,22 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from lattica.errors import Unreachable
-from lattica.transport import PeerInfo, ip_group
+from lattica.errors import LatticaError, Unreachable
+from lattica.transport import MessageTooLong, PeerInfo, ip_group
 
 from ._messages import MAX_MESSAGE, Message, MessageError, MessageType, Peer, decode, encode
 from ._reach import leads_there
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from lattica.identity import PeerId
     from lattica.transport import Mesh, Multiaddr, Stream
 
 IDLE_STREAMS = 128  # kept in all: each is a few hundred bytes here and a task at the peer
-IDLE_STREAMS_PER_PEER = 2
+IDLE_STREAMS_PER_PEER = 4
 IDLE_SECONDS = 30.0  # go-libp2p resets a stream that was silent for a minute
+MAX_AT_ONCE = 128 << 10  # bytes of an answer that no task waits for: half a stream's window
 BATCH_BYTES = 64 << 10  # announcements handed to the stream at once
 
 
@@ -91,6 +92,56 @@ class Requester:
         stream = await self._mesh.open_stream(peer.peer, self._protocol, addresses=peer.addresses)
         return await self._exchange(stream, before, request)
 
+    def ask_now(
+        self, peer: PeerId, request: Message, done: Callable[[Reply | Exception | None], None]
+    ) -> Callable[[], None] | None:
+        """Send `request` on a kept stream, and have `done` called with what comes of it.
+
+        No task waits for it: `done` is called where the answer arrives. It gets what `ask` would
+        have returned or raised; None where the kept stream brought nothing, so that another may be
+        asked. It must not wait.
+
+        Returns:
+            What gives the request up: then `done` is not called. None: nothing was sent, because
+            no stream is kept, or it would have had to wait.
+        """
+        stream = self._take(peer)
+        if stream is None:
+            return None
+        try:
+            if not stream.send_message_now(self._encode(request)):
+                self._put_back(stream)
+                return None
+        except (LatticaError, trio.BrokenResourceError, trio.ClosedResourceError):
+            # Closed by the peer while it was idle, or with its connection.
+            stream.reset()
+            return None
+
+        def heard() -> None:
+            outcome: Reply | Exception | None = None
+            try:
+                data = stream.take_message(MAX_AT_ONCE)
+                if data is None:
+                    return
+                outcome = self._reply(data, request, stream)
+            except (trio.EndOfChannel, trio.BrokenResourceError, MessageTooLong):
+                pass
+            except Exception as error:  # noqa: BLE001  # for who waits for the answer, whatever it is
+                outcome = error
+            stream.leave()
+            if isinstance(outcome, Reply):
+                self._put_back(stream)
+            else:
+                stream.reset()
+            done(outcome)
+
+        def give_up() -> None:
+            stream.leave()
+            stream.reset()
+
+        stream.attend(heard)
+        return give_up
+
     async def run(self) -> None:
         """Let go of streams that were idle for too long. Runs until cancelled."""
         while True:
@@ -118,13 +169,17 @@ class Requester:
             for batch in _batches(before):
                 await stream.send_all(batch)
             await stream.send_message(self._encode(request))
-            answer = _read(await stream.receive_message(MAX_MESSAGE), request, stream)
-            self._note_names(answer, stream.connection.remote_address)
+            reply = self._reply(await stream.receive_message(MAX_MESSAGE), request, stream)
         except BaseException:
             stream.reset()
             raise
         self._put_back(stream)
-        return Reply(answer, stream.connection.remote_address)
+        return reply
+
+    def _reply(self, data: bytes | None, request: Message, stream: Stream) -> Reply:
+        answer, where = _read(data, request, stream), stream.connection.remote_address
+        self._note_names(answer, where)
+        return Reply(answer, where)
 
     def _encode(self, request: Message) -> bytes:
         if self._encoded is None or self._encoded[0] is not request:

@@ -173,31 +173,23 @@ class Values:
     ) -> Telling:
         """Put `item` to all; returns when most have it. The rest are told in the background."""
         telling = self._placer.telling(key, [item], peers)
-        if self._tellings >= TELLINGS:
-            await telling.run()
-            return telling
-        scope = trio.CancelScope()
-
-        async def run() -> None:
-            try:
-                with scope:
-                    await telling.run()
-                    if telling.newer and is_background and self._is_latest(key, item):
-                        # The few who hold something newer would be believed by each reader.
-                        await self._placer.telling(key, [make(telling.newer)], peers).run()
-            finally:
-                self._tellings -= 1
-
-        is_background = False
-        self._tellings += 1
-        self._nursery.start_soon(run)
-        try:
-            await telling.settled.wait()
-        except trio.Cancelled:
-            scope.cancel()
-            raise
-        is_background = not telling.newer
+        await telling.run(until_most=self._tellings < TELLINGS)
+        if telling.waiting:
+            self._tellings += 1
+            self._nursery.start_soon(self._tell_rest, telling, key, item, make)
         return telling
+
+    async def _tell_rest(
+        self, telling: Telling, key: bytes, item: Item, make: Callable[[int], Item]
+    ) -> None:
+        try:
+            was_news = not telling.newer
+            await telling.run()
+            if telling.newer and was_news and self._is_latest(key, item):
+                # The few who hold something newer would be believed by each reader.
+                await self._placer.telling(key, [make(telling.newer)], telling.peers).run()
+        finally:
+            self._tellings -= 1
 
     def _is_latest(self, key: bytes, item: Item) -> bool:
         return self._renewal.own.item(key, item.place) is item

@@ -101,7 +101,12 @@ class Dht:
         self._serving = Serving(self._responder, self._clock)
         self._role = Role(mesh, protocol, fixed=server, serve=self._serving.serve)
         self._client = Client(
-            mesh, self._table, protocol=protocol, clock=self._clock, on_met=self._on_met
+            mesh,
+            self._table,
+            protocol=protocol,
+            clock=self._clock,
+            tasks=nursery,
+            on_met=self._on_met,
         )
         self._announcer = Announcer(mesh, self._client, self._schedule)
         self._closed = False

@@ -8,6 +8,7 @@ Source: https://protobuf.dev/programming-guides/encoding/.
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, TypeVar
 
 from lattica.errors import CodecError
@@ -33,6 +34,11 @@ def _varint(value: int) -> bytes:
     return bytes(out)
 
 
+@functools.lru_cache(maxsize=256)  # every message is made of the same few
+def _tag(number: int, wire_type: int) -> bytes:
+    return _varint(number << 3 | wire_type)
+
+
 def encode(fields: Iterable[tuple[int, int | bytes | str | None]]) -> bytes:
     """Return the message of `(field number, value)` pairs, in the order given.
 
@@ -44,10 +50,10 @@ def encode(fields: Iterable[tuple[int, int | bytes | str | None]]) -> bytes:
         if value is None:
             continue
         if isinstance(value, int):
-            out += _varint(number << 3 | _VARINT) + _varint(value & 0xFFFFFFFFFFFFFFFF)
+            out += _tag(number, _VARINT) + _varint(value & 0xFFFFFFFFFFFFFFFF)
         else:
             data = value.encode() if isinstance(value, str) else value
-            out += _varint(number << 3 | _BYTES) + _varint(len(data)) + data
+            out += _tag(number, _BYTES) + _varint(len(data)) + data
     return bytes(out)
 
 

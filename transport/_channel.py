@@ -235,10 +235,19 @@ class Channel:
 
     def send_now(self, buffers: Sequence[bytes | memoryview]) -> None:
         """Seal `buffers` and send what goes without waiting. See `SecureChannel.send_now`."""
-        with self._failures(), self._only_sender():
+        if self._failure is not None:
+            raise self._failure.with_traceback(None)
+        if self._sending:
+            raise trio.BusyResourceError("another task is sending on this channel")
+        try:
             for batch in self._sealer.seal(buffers):
                 sent = 0 if self._unsent else self._link.send_now(batch)
-                self._unsent += bytes(batch[sent:])
+                if sent < len(batch):
+                    self._unsent += bytes(batch[sent:])
+        except LatticaError as error:
+            self._failure = error
+            self.close()
+            raise
 
     async def flush(self) -> None:
         """Send what a cancelled send left behind. See `SecureChannel.flush`."""

@@ -7,8 +7,8 @@ A writer that finds the turn free takes it without going through the scheduler. 
 taken, and has little to say, leaves its bytes among the control frames: under load many small
 messages then share one frame of the cipher and one system call.
 
-A small message need not wait at all (`send_now`). It goes at once where nothing went that way since
-the peer was last heard, and otherwise shares a frame with what follows it (as Nagle has it, RFC
+A small message need not wait at all (`send_now`). It goes at once where few went that way since the
+peer was last heard, and otherwise shares a frame with what follows it (much as Nagle has it, RFC
 896): a question and its answer never wait, and a crowd of them does not cost a system call each.
 
 A cancelled writer has handed whole frames to the channel, or none; what the channel could not send
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .yamux import Session, Substream
 
 _SHARED_BYTES = 4096  # of one message that shares somebody else's turn
+_UNHEARD = 4  # small messages that go at once before the peer is heard
 _MAX_SHARED_BYTES = 64 << 10  # of all those that wait; then writers wait, too
 
 
@@ -38,7 +39,7 @@ class Outbound:
         self._turn = trio.Lock()
         self._idle = trio.lowlevel.ParkingLot()  # where `serve` waits
         self._closed = False
-        self._is_quiet = True  # nothing was sent at once since the peer was heard
+        self._unheard = 0  # small messages that went at once since the peer was heard
 
     async def send_some(self, stream: Substream, data: memoryview) -> int:
         """Send from the front of `data`, uncopied; return how many bytes.
@@ -73,13 +74,13 @@ class Outbound:
         self._check_open()
         if not stream.can_send or self._channel.unsent:
             return False
-        if self._turn.locked() or not self._is_quiet:
+        if self._turn.locked() or self._unheard >= _UNHEARD:
             is_shared = self._share(stream, data)
             self.kick()
             return is_shared
         if len(data) > min(_SHARED_BYTES, stream.send_credit_bytes):
             return False
-        self._is_quiet = False
+        self._unheard += 1
         buffers, _ = self._session.batch(stream, memoryview(data))
         self._channel.send_now(buffers)
         self.kick()
@@ -87,7 +88,7 @@ class Outbound:
 
     def heard(self) -> None:
         """Note that the peer was heard: the next small message goes at once."""
-        self._is_quiet = True
+        self._unheard = 0
 
     async def send_control(self) -> None:
         """Send what waits that is nobody's batch."""

@@ -53,6 +53,7 @@ class Stream(trio.abc.HalfCloseableStream):
     """
 
     __slots__ = (
+        "_attendant",
         "_closed",
         "_negotiation",
         "_prompt",
@@ -81,6 +82,7 @@ class Stream(trio.abc.HalfCloseableStream):
         self._receiving = self._sending = self._closed = False
         self._unyielded_bytes = 0
         self._prompt: Prompt | None = None
+        self._attendant: Callable[[], None] | None = None
 
     @property
     def peer(self) -> PeerId:
@@ -286,6 +288,41 @@ class Stream(trio.abc.HalfCloseableStream):
         finally:
             self._receiving, self._prompt = False, None
 
+    def attend(self, heard: Callable[[], None]) -> None:
+        """Have `heard` called where the connection is read, when there may be something to take.
+
+        It stands for a task that waits to receive, and costs no turn of the scheduler: see
+        `take_message`. It must not wait, and must not raise. `leave` ends it.
+        """
+        self._claim_receiving()
+        self._attendant = heard
+
+    def leave(self) -> None:
+        """Call nobody any more when something arrives: end what `attend` began."""
+        self._receiving, self._attendant = False, None
+
+    def take_message(self, max_size: int) -> bytes | None:
+        """Return the next message as `receive_message` does, or None while it is not all there.
+
+        For messages that are smaller than a window; one that is not would never be all there.
+
+        Raises:
+            trio.EndOfChannel: the stream ended, between two messages.
+            LatticaError: as `receive_message`.
+        """
+        if not self._is_ready():
+            if not self._at_end():
+                return None
+            if self._negotiation is not None:
+                self._negotiation.finish()
+            raise trio.EndOfChannel
+        found = self._announced(max_size)
+        if found is not None and self._substream.unread_bytes >= sum(found):
+            return self._cut(*found)
+        if self._at_end():
+            self._incomplete("inside a message")
+        return None
+
     def _announced(self, max_size: int) -> tuple[int, int] | None:
         """Return the sizes of the head and body of the next message; None while the head is cut."""
         substream = self._substream
@@ -300,9 +337,7 @@ class Stream(trio.abc.HalfCloseableStream):
     def _is_dealt_with(self, prompt: Prompt) -> bool:
         """Offer what has arrived; says whether nothing is left for the task that waits."""
         substream = self._substream
-        if prompt.is_over() or self._negotiation is not None or self._refusal is not None:
-            return False
-        if not substream.unread_bytes:
+        if prompt.is_over() or self._negotiation is not None or not substream.unread_bytes:
             return False
         try:
             found = self._announced(prompt.max_size)
@@ -407,7 +442,7 @@ class Stream(trio.abc.HalfCloseableStream):
 
     def _on_readable(self) -> None:
         if self._prompt is None or not self._is_dealt_with(self._prompt):
-            self._reader.wake()
+            self._wake_reader()
 
     def _on_writable(self) -> None:
         self._writer.wake()
@@ -421,8 +456,14 @@ class Stream(trio.abc.HalfCloseableStream):
         self._wake()
 
     def _wake(self) -> None:
-        self._reader.wake()
+        self._wake_reader()
         self._writer.wake()
+
+    def _wake_reader(self) -> None:
+        if self._attendant is not None:
+            self._attendant()
+        else:
+            self._reader.wake()
 
     # Helpers
 
@@ -461,24 +502,28 @@ class Stream(trio.abc.HalfCloseableStream):
     async def _wait_for_bytes(self, *, only_agreement: bool = False) -> bool:
         """Wait until there is something to take; False at the end."""
         while True:
-            if self._closed:
-                raise trio.ClosedResourceError("the stream was closed here")
-            if self._negotiation is not None:
-                self._negotiate()
-            if self._refusal is not None:
-                raise self._refusal
+            if self._is_ready(only_agreement=only_agreement):
+                return True
             if self._prompt is not None:
                 if self._prompt.error is not None:
                     raise self._prompt.error
                 if self._prompt.declined is not None:
                     return True
-            if self._negotiation is None and (only_agreement or self._substream.unread_bytes):
-                return True
             if self._at_end():
                 if self._negotiation is not None:
                     self._negotiation.finish()
                 return False
             await self._wait_readable()
+
+    def _is_ready(self, *, only_agreement: bool = False) -> bool:
+        """Say whether there is something to take. Raises as `receive_some`, at the end not."""
+        if self._closed:
+            raise trio.ClosedResourceError("the stream was closed here")
+        if self._negotiation is not None:
+            self._negotiate()
+        if self._refusal is not None:
+            raise self._refusal
+        return self._negotiation is None and (only_agreement or self._substream.unread_bytes > 0)
 
     async def _wait_for_more(self) -> None:
         if self._at_end():

@@ -400,7 +400,7 @@ class Connection:
         _log.debug("the connection to %s ends", self.peer, exc_info=error)
         _forget_frames(error)
         self.close_reason = error
-        for substream in self._session.streams:
+        for substream in list(self._session.streams):  # who attends to one may reset it at once
             if substream.owner is not None:
                 substream.owner._wake()
         if self._pumps is not None:

@@ -28,9 +28,13 @@ from lattica.transport import PeerInfo
 from tests.dht.conftest import EPOCH
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from trio.testing import MockClock
 
     from lattica.codec import Value
+    from lattica.dht._requests import Reply
+    from lattica.identity import PeerId
     from tests.dht.conftest import Node, Swarm
 
 KEY = "/lattica/greeting"
@@ -395,14 +399,20 @@ async def test_two_swarms_share_no_value_and_no_route(
 def _slow_down(writer: Node, others: list[Node]) -> None:
     """Have requests of `writer` take two seconds to reach some others."""
     client, slow = writer.dht._client, {node.peer for node in others}
-    ask = client.ask
+    request, ask_now = client._request, client._requester.ask_now
 
-    async def ask_slowly(peer: PeerInfo, request: Message) -> Message | str:
+    async def request_slowly(peer: PeerInfo, message: Message) -> Reply | str:
         if peer.peer in slow:
             await trio.sleep(2.0)
-        return await ask(peer, request)
+        return await request(peer, message)
 
-    client.ask = ask_slowly  # type: ignore[method-assign]
+    def ask_now_or_slowly(
+        peer: PeerId, message: Message, done: Callable[[Reply | Exception | None], None]
+    ) -> Callable[[], None] | None:
+        return None if peer in slow else ask_now(peer, message, done)
+
+    client._request = request_slowly  # type: ignore[method-assign, assignment]
+    client._requester.ask_now = ask_now_or_slowly  # type: ignore[method-assign, assignment]
 
 
 async def test_a_put_is_over_when_most_have_it_and_the_rest_are_told_all_the_same(

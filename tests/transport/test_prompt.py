@@ -9,7 +9,14 @@ import trio
 from hypothesis import given, settings, strategies as st
 from trio.testing import wait_all_tasks_blocked
 
-from lattica.transport import MemoryNetwork, MessageTooLong, Stream, StreamReset
+from lattica.transport import (
+    ConnectionLost,
+    IncompleteMessage,
+    MemoryNetwork,
+    MessageTooLong,
+    Stream,
+    StreamReset,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -157,7 +164,7 @@ async def test_a_message_larger_than_the_window_is_left_to_the_task(pair: Pair) 
     assert woken == [bytes(280 * KIB)]
 
 
-async def test_a_first_small_message_goes_at_once_and_those_behind_it_share_a_frame(
+async def test_the_first_small_messages_go_at_once_and_those_behind_them_share_a_frame(
     pair: Pair,
 ) -> None:
     streams = [await pair.open_stream() for _ in range(10)]
@@ -165,14 +172,12 @@ async def test_a_first_small_message_goes_at_once_and_those_behind_it_share_a_fr
     sent = pair.channels[0].sent
     sent.clear()
     pair.near._outbound.heard()
-    assert streams[0][0].send_message_now(b"first")
-    assert len(sent) == 1
-    for ours, _ in streams[1:]:
-        assert ours.send_message_now(b"more")
-    assert len(sent) == 1
-    for _, theirs in streams[1:]:
-        assert await theirs.receive_message(10) == b"more"
-    assert len(sent) == 2
+    for ours, _ in streams:
+        assert ours.send_message_now(b"small")
+    assert len(sent) == 4
+    for _, theirs in streams:
+        assert await theirs.receive_message(10) == b"small"
+    assert len(sent) == 5
 
 
 async def test_what_a_full_link_does_not_take_at_once_follows_later_in_order(
@@ -221,5 +226,63 @@ async def test_a_sender_of_small_messages_lets_others_run(pair: Pair) -> None:
         nursery.start_soon(swallow)
         for _ in range(1000):
             await ours.send_message(b"small")
-        assert turns > 5
+        assert turns >= 3
         nursery.cancel_scope.cancel()
+
+
+# Instead of a task that waits
+
+
+async def test_who_attends_to_a_stream_takes_messages_where_they_arrive(pair: Pair) -> None:
+    ours, theirs = await pair.open_stream()
+    taken: list[bytes | None] = []
+    theirs.attend(lambda: taken.append(theirs.take_message(100)))
+    with pytest.raises(trio.BusyResourceError):
+        await theirs.receive_message(100)
+    await ours.send_message(b"one")
+    await wait_all_tasks_blocked()
+    await ours.send_all(b"\x03tw")
+    await wait_all_tasks_blocked()
+    await ours.send_all(b"o\x05three"[:2])
+    await wait_all_tasks_blocked()
+    assert taken == [b"one", None, b"two"]
+    theirs.leave()
+    await ours.send_all(b"three")
+    assert await theirs.receive_message(100) == b"three"
+
+
+@pytest.mark.parametrize("end", ["finish", "reset", "cut", "lose", "too long"])
+async def test_who_attends_to_a_stream_learns_how_it_ends(pair: Pair, end: str) -> None:
+    ours, theirs = await pair.open_stream()
+    ends: list[type[BaseException]] = []
+
+    def heard() -> None:
+        try:
+            theirs.take_message(100)
+        except Exception as error:  # noqa: BLE001  # it is looked at below
+            ends.append(type(error))
+            theirs.leave()
+            theirs.reset()
+
+    theirs.attend(heard)
+    match end:
+        case "finish":
+            await ours.send_eof()
+        case "reset":
+            ours.reset()
+        case "cut":
+            await ours.send_all(b"\x03tw")
+            await ours.send_eof()
+        case "lose":
+            await pair.near.aclose()
+        case "too long":
+            await ours.send_message(bytes(101))
+    await wait_all_tasks_blocked()
+    expected = {
+        "finish": trio.EndOfChannel,
+        "reset": StreamReset,
+        "cut": IncompleteMessage,
+        "lose": ConnectionLost,
+        "too long": MessageTooLong,
+    }
+    assert ends == [expected[end]]
