@@ -13,7 +13,7 @@ from lattica.errors import InvalidInput, NotFound
 from lattica.identity import PeerId
 
 if TYPE_CHECKING:
-    from lattica._requests import Method, _Params
+    from lattica._requests import Method, Params
     from lattica.codec import Value
     from lattica.node import AsyncNode
     from lattica.results import Json, ProgressCallback
@@ -28,7 +28,7 @@ class NoProviderFound(NotFound):
     hint = "check the CID, and that a node which shares it is up and connected"
 
 
-async def _put(node: AsyncNode, params: _Params, _progress: ProgressCallback) -> Json:
+async def _put(node: AsyncNode, params: Params, _progress: ProgressCallback) -> Json:
     with deadline(params.get("timeout", float), "put"):
         placed = await node.dht.put(
             params.need("key", str),
@@ -39,7 +39,7 @@ async def _put(node: AsyncNode, params: _Params, _progress: ProgressCallback) ->
     return placed.to_json()
 
 
-async def _get(node: AsyncNode, params: _Params, _progress: ProgressCallback) -> Json:
+async def _get(node: AsyncNode, params: Params, _progress: ProgressCallback) -> Json:
     author = params.get("author", str)
     with deadline(params.get("timeout", float), "get"):
         found = await node.dht.get(
@@ -51,14 +51,14 @@ async def _get(node: AsyncNode, params: _Params, _progress: ProgressCallback) ->
     return found.to_json()
 
 
-async def _provide(node: AsyncNode, params: _Params, _progress: ProgressCallback) -> Json:
+async def _provide(node: AsyncNode, params: Params, _progress: ProgressCallback) -> Json:
     cid = CID.parse(params.need("cid", str))
     with deadline(params.get("timeout", float), f"provide {cid}", cid):
         told = await node.dht.provide(cid.multihash)
     return {"cid": str(cid), "told": told}
 
 
-async def _providers(node: AsyncNode, params: _Params, _progress: ProgressCallback) -> Json:
+async def _providers(node: AsyncNode, params: Params, _progress: ProgressCallback) -> Json:
     cid = CID.parse(params.need("cid", str))
     count = params.get("count", int, 20) or 0
     if not 1 <= count <= 1000:
@@ -76,7 +76,7 @@ async def _providers(node: AsyncNode, params: _Params, _progress: ProgressCallba
     return {"cid": str(cid), "providers": rows, "this_node": ours}
 
 
-async def _crawl(node: AsyncNode, params: _Params, _progress: ProgressCallback) -> Json:
+async def _crawl(node: AsyncNode, params: Params, _progress: ProgressCallback) -> Json:
     most = params.get("most", int, MAX_CRAWL_PEERS) or 0
     if not 1 <= most <= MAX_CRAWL_PEERS:
         raise InvalidInput(f"{most} peers, expected 1 to {MAX_CRAWL_PEERS}")
@@ -84,11 +84,11 @@ async def _crawl(node: AsyncNode, params: _Params, _progress: ProgressCallback) 
     return (await node.dht.crawl(most=most, seconds=seconds)).to_json()
 
 
-async def _status(node: AsyncNode, _params: _Params, _progress: ProgressCallback) -> Json:
+async def _status(node: AsyncNode, _params: Params, _progress: ProgressCallback) -> Json:
     return node.dht.status().to_json()
 
 
-def _value(params: _Params) -> Value:
+def _value(params: Params) -> Value:
     """A value is what JSON has, or bytes as `base64`."""
     encoded = params.get("base64", str)
     if encoded is not None:

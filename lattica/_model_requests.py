@@ -15,7 +15,7 @@ from lattica.models import Rule, Verdict, parse_layers, parse_rank
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from lattica._requests import Method, _Params as Params
+    from lattica._requests import Method, Params as Params
     from lattica.models import SignedManifest, TensorInfo
     from lattica.node import AsyncNode
     from lattica.results import Json, ProgressCallback

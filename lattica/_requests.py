@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from lattica.node import AsyncNode
     from lattica.results import Json, ProgressCallback
 
-    Method = Callable[["AsyncNode", "_Params", ProgressCallback], Awaitable[Json]]
+    Method = Callable[["AsyncNode", "Params", ProgressCallback], Awaitable[Json]]
 
 _T = TypeVar("_T")
 MAX_PINGS = 1000
@@ -33,11 +33,11 @@ async def handle(node: AsyncNode, request: Request, progress: ProgressCallback) 
     method = METHODS.get(request.method)
     if method is None:
         raise UnknownMethod(f"the node cannot {request.method!r}")
-    return await method(node, _Params(request.params), progress)
+    return await method(node, Params(request.params), progress)
 
 
 @dataclass(frozen=True, slots=True)
-class _Params:
+class Params:
     """A request's parameters, each checked as it is read."""
 
     values: Mapping[str, Any]
@@ -72,11 +72,11 @@ class _Params:
         return list(values or ())
 
 
-async def _status(node: AsyncNode, _params: _Params, _progress: ProgressCallback) -> Json:
+async def _status(node: AsyncNode, _params: Params, _progress: ProgressCallback) -> Json:
     return node.status().to_json()
 
 
-async def _share(node: AsyncNode, params: _Params, progress: ProgressCallback) -> Json:
+async def _share(node: AsyncNode, params: Params, progress: ProgressCallback) -> Json:
     hash_name = params.get("hash", str, "blake3")
     if hash_name not in _HASHES:
         raise InvalidInput(f"hash function {hash_name!r}, expected one of {', '.join(_HASHES)}")
@@ -98,7 +98,7 @@ async def _share(node: AsyncNode, params: _Params, progress: ProgressCallback) -
     return share.to_json()
 
 
-async def _get(node: AsyncNode, params: _Params, progress: ProgressCallback) -> Json:
+async def _get(node: AsyncNode, params: Params, progress: ProgressCallback) -> Json:
     fetched = await node.get(
         params.need("ref", str),
         params.path("destination"),
@@ -117,7 +117,7 @@ async def _get(node: AsyncNode, params: _Params, progress: ProgressCallback) -> 
     return fetched.to_json()
 
 
-async def _cache(node: AsyncNode, params: _Params, progress: ProgressCallback) -> Json:
+async def _cache(node: AsyncNode, params: Params, progress: ProgressCallback) -> Json:
     fetched = await node.cache(
         params.need("ref", str),
         pin=params.get("pin", bool) or False,
@@ -128,17 +128,21 @@ async def _cache(node: AsyncNode, params: _Params, progress: ProgressCallback) -
     return fetched.to_json()
 
 
-async def _pin(node: AsyncNode, params: _Params, _progress: ProgressCallback) -> Json:
-    pinned = params.get("pinned", bool, True) or False
-    await node.pin(params.need("ref", str), pinned)
-    return {"ref": params.need("ref", str), "pinned": pinned}
+async def _pin(node: AsyncNode, params: Params, _progress: ProgressCallback) -> Json:
+    await node.pin(params.need("ref", str))
+    return {"ref": params.need("ref", str), "pinned": True}
 
 
-async def _usage(node: AsyncNode, _params: _Params, _progress: ProgressCallback) -> Json:
+async def _unpin(node: AsyncNode, params: Params, _progress: ProgressCallback) -> Json:
+    await node.unpin(params.need("ref", str))
+    return {"ref": params.need("ref", str), "pinned": False}
+
+
+async def _usage(node: AsyncNode, _params: Params, _progress: ProgressCallback) -> Json:
     return (await node.usage()).to_json()
 
 
-async def _stat(node: AsyncNode, params: _Params, _progress: ProgressCallback) -> Json:
+async def _stat(node: AsyncNode, params: Params, _progress: ProgressCallback) -> Json:
     found = await node.stat(
         params.need("ref", str),
         ask_peers=params.get("ask_peers", bool) or False,
@@ -147,11 +151,11 @@ async def _stat(node: AsyncNode, params: _Params, _progress: ProgressCallback) -
     return found.to_json()
 
 
-async def _collect(node: AsyncNode, _params: _Params, _progress: ProgressCallback) -> Json:
+async def _collect(node: AsyncNode, _params: Params, _progress: ProgressCallback) -> Json:
     return (await node.collect_garbage()).to_json()
 
 
-async def _preview(node: AsyncNode, params: _Params, _progress: ProgressCallback) -> Json:
+async def _preview(node: AsyncNode, params: Params, _progress: ProgressCallback) -> Json:
     found = await node.preview(
         params.need("ref", str),
         peers=params.texts("peers"),
@@ -162,7 +166,7 @@ async def _preview(node: AsyncNode, params: _Params, _progress: ProgressCallback
     return found.to_json()
 
 
-async def _read(node: AsyncNode, params: _Params, _progress: ProgressCallback) -> Json:
+async def _read(node: AsyncNode, params: Params, _progress: ProgressCallback) -> Json:
     read = await node.read_to(
         params.need("ref", str),
         params.need("offset", int),
@@ -176,11 +180,11 @@ async def _read(node: AsyncNode, params: _Params, _progress: ProgressCallback) -
     return read.to_json()
 
 
-async def _peers(node: AsyncNode, _params: _Params, _progress: ProgressCallback) -> Json:
+async def _peers(node: AsyncNode, _params: Params, _progress: ProgressCallback) -> Json:
     return [peer.to_json() for peer in node.peers()]
 
 
-async def _ping(node: AsyncNode, params: _Params, _progress: ProgressCallback) -> Json:
+async def _ping(node: AsyncNode, params: Params, _progress: ProgressCallback) -> Json:
     count = params.get("count", int, 3) or 0
     if not 1 <= count <= MAX_PINGS:
         raise InvalidInput(f"{count} pings, expected 1 to {MAX_PINGS}")
@@ -189,7 +193,7 @@ async def _ping(node: AsyncNode, params: _Params, _progress: ProgressCallback) -
     return pong.to_json()
 
 
-async def _ls(node: AsyncNode, _params: _Params, _progress: ProgressCallback) -> Json:
+async def _ls(node: AsyncNode, _params: Params, _progress: ProgressCallback) -> Json:
     # A store of thousands takes its time, which the connections must not wait for.
     def listing() -> Json:
         node.store.look()  # a file may have been moved, or written to, since it was read last
@@ -198,11 +202,11 @@ async def _ls(node: AsyncNode, _params: _Params, _progress: ProgressCallback) ->
     return await trio.to_thread.run_sync(listing)
 
 
-async def _swarm(node: AsyncNode, _params: _Params, _progress: ProgressCallback) -> Json:
+async def _swarm(node: AsyncNode, _params: Params, _progress: ProgressCallback) -> Json:
     return [announcement.to_json() for announcement in node.announcements()]
 
 
-async def _verify(node: AsyncNode, params: _Params, progress: ProgressCallback) -> Json:
+async def _verify(node: AsyncNode, params: Params, progress: ProgressCallback) -> Json:
     found = await node.verify(
         params.need("ref", str),
         repair=params.get("repair", bool) or False,
@@ -221,6 +225,7 @@ METHODS: dict[str, Method] = {
     "get": _get,
     "cache": _cache,
     "pin": _pin,
+    "unpin": _unpin,
     "usage": _usage,
     "stat": _stat,
     "collect": _collect,

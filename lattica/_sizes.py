@@ -1,4 +1,4 @@
-"""Sizes and ranges as people write them: `50G`, `256 KiB`, `1000`, `2G:4K`. Pure.
+"""Sizes, ranges and times as people write them: `50G`, `256 KiB`, `1000`, `2G:4K`, `7d`. Pure.
 
 K, M, G, T mean powers of 1024, with or without `iB` or `B`: leaves, quotas and offsets are counted
 so. A plain number is bytes. Rates are counted in thousands, unless they say `KiB`.
@@ -15,6 +15,8 @@ _RATE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?(?:/s)?", re.IGNORECASE)
 _POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 _SHIFTS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 _MAX = (1 << 63) - 1
+_DURATION = re.compile(r"(\d{1,9})([smhd]?)")
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
 class SizeError(InvalidInput):
@@ -22,6 +24,14 @@ class SizeError(InvalidInput):
 
     code = "size"
     hint = "sizes look like 4096, 256K, 1.5M, 50G or 2T; a range like 2G:4K"
+
+
+def parse_duration(text: str) -> float:
+    """Return seconds of `7d`, `24h`, `30m`, `45s` or `0`. Raises InvalidInput."""
+    match = _DURATION.fullmatch(text.strip())
+    if match is None or not (match[2] or int(match[1]) == 0):
+        raise InvalidInput(f"{text!r} is no duration", hint="for example 7d, 24h, 30m or 0")
+    return float(int(match[1]) * _SECONDS.get(match[2], 1))
 
 
 def parse_size(text: str) -> int:

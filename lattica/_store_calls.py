@@ -50,15 +50,21 @@ class StoreCalls(Finding):
             for stored in self.store.objects()
         ]
 
-    async def pin(self, ref: Ticket | CID | str, pinned: bool = True) -> None:
-        """Keep an object when the store needs room, or, with `pinned` False, no longer.
+    async def pin(self, ref: Ticket | CID | str) -> None:
+        """Keep an object when the store needs room.
 
         Raises:
             ObjectNotHere: this node does not hold it.
         """
         cid, _ = read_reference(ref)
         self._held(cid)
-        await trio.to_thread.run_sync(self.store.pin, cid, pinned)
+        await trio.to_thread.run_sync(self.store.pin, cid, True)
+
+    async def unpin(self, ref: Ticket | CID | str) -> None:
+        """Let an object go when the store needs room. Raises ObjectNotHere."""
+        cid, _ = read_reference(ref)
+        self._held(cid)
+        await trio.to_thread.run_sync(self.store.pin, cid, False)
 
     async def usage(self) -> StoreUsage:
         """Say what the store uses of the disk."""

@@ -174,9 +174,13 @@ class Node(BlockingModelCalls):
                 )
             )
 
-    def pin(self, ref: Ticket | CID | str, pinned: bool = True) -> None:
-        """Keep an object when the store needs room, or no longer; see `AsyncNode.pin`."""
-        self._call(lambda node: node.pin(ref, pinned))
+    def pin(self, ref: Ticket | CID | str) -> None:
+        """Keep an object when the store needs room; see `AsyncNode.pin`."""
+        self._call(lambda node: node.pin(ref))
+
+    def unpin(self, ref: Ticket | CID | str) -> None:
+        """Let an object go when the store needs room; see `AsyncNode.unpin`."""
+        self._call(lambda node: node.unpin(ref))
 
     def usage(self) -> StoreUsage:
         """Say what the store uses of the disk."""

@@ -6,7 +6,7 @@ with the node, where a command brings its own.
 
 from __future__ import annotations
 
-from pathlib import Path  # noqa: TC003  typer reads the annotations
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,19 +14,15 @@ import typer
 from lattica._control import NodeNotRunning, Request
 
 from . import _delta, _manifests, _show, _tensors
+from ._command import command
 from ._dht import dht
 from ._getting import get
 from ._index import write_index
-from ._options import (
-    HomeOption,
-    JsonOption,
-    QuietOption,
-    TimeoutOption,
-    VerboseOption,
-    session as _session,
-)
+from ._options import HashOption, PathArgument, RefArgument, TimeoutOption
+from ._output import Face
 from ._running import bootstrap, up
-from ._sharing import existing_path, share
+from ._session import Session
+from ._sharing import share
 from ._sim import sim
 from ._storage import add_commands
 from ._swarm import swarm_app
@@ -69,94 +65,82 @@ app.command()(get)
 
 
 @app.command()
+@command("as_json", "quiet")
 def index(
-    path: Annotated[
-        Path,
-        typer.Argument(
-            metavar="PATH", help="The file or directory.", show_default=False, parser=existing_path
-        ),
-    ],
+    session: Session,
+    path: PathArgument,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", metavar="FILE", help="Where to [PATH.lattica-index]."),
     ] = None,
-    hash_name: Annotated[str, typer.Option("--hash", help="blake3 or sha2-256.")] = "blake3",
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = 0,
+    hash_name: HashOption = "blake3",
 ) -> None:
-    """Write an index file: put beside PATH on a web server, every leaf from there is verified.
+    """Write an index file for a web server.
 
-    Prints the CID, which `lattica get CID --origin URL` then gets, with or without a peer.
+    Put it beside PATH there, and every leaf that is read from there is verified. Prints the CID,
+    which `lattica get CID --origin URL` then gets, with or without a peer.
     """
-    with _session(None, verbose, as_json=as_json, quiet=quiet) as session:
-        write_index(session, path, output, hash_name)
+    write_index(session, path, output, hash_name)
 
 
 @app.command("id")
-def show_id(
-    home: HomeOption = None, as_json: JsonOption = False, verbose: VerboseOption = 0
-) -> None:
+@command("home", "as_json")
+def show_id(session: Session) -> None:
     """Print this node's peer ID and addresses."""
-    with _session(home, verbose, as_json=as_json) as session:
-        try:
-            status = session.ask(Request("status"))
-        except NodeNotRunning:
-            from lattica.identity import Identity
+    try:
+        status = session.ask(Request("status"))
+    except NodeNotRunning:
+        from lattica.identity import Identity
 
-            identity = Identity.load_or_create(session.home.key)
-            status = {"peer": str(identity.peer_id), "addresses": [], "running": False}
-        else:
-            status["running"] = True
-        _show.status(session.output, status)
+        identity = Identity.load_or_create(session.home.key)
+        status = {"peer": str(identity.peer_id), "addresses": [], "running": False}
+    else:
+        status["running"] = True
+    _show.status(session.output, status)
 
 
 @app.command()
+@command("home", "as_json")
 def peers(
-    home: HomeOption = None,
+    session: Session,
     swarm: Annotated[
         bool, typer.Option("--shares", help="What peers have announced instead.")
     ] = False,
-    as_json: JsonOption = False,
-    verbose: VerboseOption = 0,
 ) -> None:
     """List the connected peers."""
-    with _session(home, verbose, as_json=as_json) as session:
-        if swarm:
-            _show.announcements(session.output, session.ask(Request("swarm")))
-        else:
-            _show.peers(session.output, session.ask(Request("peers")))
+    if swarm:
+        _show.announcements(session.output, session.ask(Request("swarm")))
+    else:
+        _show.peers(session.output, session.ask(Request("peers")))
 
 
 @app.command()
+@command("home", "as_json")
 def ping(
+    session: Session,
     peer: Annotated[
         str, typer.Argument(metavar="PEER", help="A peer ID or an address.", show_default=False)
     ],
-    count: Annotated[int, typer.Option("--count", "-c", min=1, help="How often.")] = 3,
-    home: HomeOption = None,
+    count: Annotated[int, typer.Option("--count", "-c", metavar="N", min=1, help="How often.")] = 3,
     timeout: TimeoutOption = 30.0,
-    as_json: JsonOption = False,
-    verbose: VerboseOption = 0,
 ) -> None:
     """Measure the way to a peer and back."""
-    with _session(home, verbose, as_json=as_json) as session:
-        params = {"peer": peer, "count": count, "timeout": timeout}
-        _show.pong(session.output, session.ask(Request("ping", params)))
+    params = {"peer": peer, "count": count, "timeout": timeout}
+    _show.pong(session.output, session.ask(Request("ping", params)))
 
 
 @app.command()
-def ls(home: HomeOption = None, as_json: JsonOption = False, verbose: VerboseOption = 0) -> None:
+@command("home", "as_json")
+def ls(session: Session) -> None:
     """List the objects that are shared."""
-    with _session(home, verbose, as_json=as_json) as session:
-        _show.objects(session.output, session.ask(Request("ls")))
+    _show.objects(session.output, session.ask(Request("ls")))
 
 
 @app.command()
+@command("home", "as_json", "quiet")
 def verify(
-    ref: Annotated[
-        str, typer.Argument(metavar="REF", help="A ticket or a CID.", show_default=False)
-    ],
+    session: Session,
+    ref: RefArgument,
     repair: Annotated[
         bool, typer.Option("--repair", help="Write what is damaged anew, in place, from peers.")
     ] = False,
@@ -164,23 +148,23 @@ def verify(
         list[str] | None,
         typer.Option("--from", metavar="ADDR", help="With --repair: ask this peer, too."),
     ] = None,
-    home: HomeOption = None,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = 0,
 ) -> None:
-    """Hash what is on disk again; list what no longer matches, or repair it."""
-    with _session(home, verbose, as_json=as_json, quiet=quiet) as session:
-        with _show.progress(session.output, f"verify {_show.short(ref)}") as update:
-            params = {"ref": ref, "repair": repair, "peers": list(from_peer or ())}
-            found = session.ask(Request("verify", params), update)
-        _show.verification(session.output, found)
-        if found["damaged_count"]:
-            raise SystemExit(5)
+    """Hash what is on disk again, or repair it.
+
+    Lists what no longer matches, and exits with 5 then.
+    """
+    with _show.progress(session.output, f"verify {_show.short(ref)}") as update:
+        params = {"ref": ref, "repair": repair, "peers": list(from_peer or ())}
+        found = session.ask(Request("verify", params), update)
+    _show.verification(session.output, found)
+    if found["damaged_count"]:
+        raise SystemExit(5)
 
 
 @app.command()
+@command("as_json")
 def conform(
+    session: Session,
     target: Annotated[
         str | None,
         typer.Option("--target", metavar="ADDR", help="Check the running node at this address."),
@@ -193,8 +177,6 @@ def conform(
         Path | None, typer.Option("--junit", metavar="FILE", help="Write JUnit XML as well.")
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="Show what passed, case by case.")] = False,
-    as_json: JsonOption = False,
-    verbose: VerboseOption = 0,
 ) -> None:
     """Hold this program, or a running node, to the specification.
 
@@ -202,10 +184,10 @@ def conform(
     """
     from lattica import conform as conformance
 
-    with _session(None, verbose, as_json=as_json):
-        status = conformance.run(
-            target, suites=suite or (), as_json=as_json, junit=junit, verbose=every
-        )
+    as_json = session.output.face is Face.JSON
+    status = conformance.run(
+        target, suites=suite or (), as_json=as_json, junit=junit, verbose=every
+    )
     raise typer.Exit(status)
 
 
@@ -220,12 +202,10 @@ app.add_typer(_delta.app, name="delta", help="Write a checkpoint as its differen
 
 
 @app.command("config")
-def show_config(
-    home: HomeOption = None, as_json: JsonOption = False, verbose: VerboseOption = 0
-) -> None:
+@command("home", "as_json")
+def show_config(session: Session) -> None:
     """Print every setting and where it comes from."""
-    with _session(home, verbose, as_json=as_json) as session:
-        _show.settings(session.output, session.config)
+    _show.settings(session.output, session.config)
 
 
 add_commands(app)

@@ -9,9 +9,10 @@ import typer
 
 from lattica._progress import size
 
-from ._options import HomeOption, JsonOption, QuietOption, VerboseOption, session
+from ._command import command
+from ._session import Session
 
-app = typer.Typer(no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
 _CODECS = ("auto", "sparse", "xor", "planes", "raw")
 
@@ -34,12 +35,14 @@ ForceOption = Annotated[bool, typer.Option("--force", help="Replace what is ther
 
 
 @app.command()
+@command("home", "as_json", "quiet")
 def make(
+    session: Session,
     base: Annotated[Path, _file_argument("BASE", "The version that receivers have.")],
     new: Annotated[Path, _file_argument("NEW", "The version that they get.")],
     output: OutputOption,
     codec: Annotated[
-        str, typer.Option("--codec", help=f"Of every tensor: {', '.join(_CODECS)}.")
+        str, typer.Option("--codec", metavar="|".join(_CODECS), help="How every tensor is written.")
     ] = "auto",
     previous: Annotated[
         Path | None,
@@ -53,95 +56,93 @@ def make(
     anchor_every: Annotated[
         int | None,
         typer.Option(
-            "--anchor-every", min=1, help="Say so when a chain gets as long as that [20]."
+            "--anchor-every",
+            metavar="N",
+            min=1,
+            help="Say so when a chain gets as long as that [20].",
         ),
     ] = None,
     force: ForceOption = False,
-    home: HomeOption = None,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = 0,
 ) -> None:
     """Write what turns the safetensors file BASE into NEW. It is a safetensors file itself."""
     if codec not in _CODECS:
         raise typer.BadParameter(f"codec {codec!r}, expected one of {', '.join(_CODECS)}")
-    with session(home, verbose, as_json=as_json, quiet=quiet) as run:
-        from lattica.models import ANCHOR_EVERY, DeltaCodec, chain_after, make_delta
+    from lattica.models import ANCHOR_EVERY, DeltaCodec, chain_after, make_delta
 
-        _refuse_existing(output, force)
-        anchor, depth = (None, 1) if previous is None else chain_after(previous, base)
-        summary = make_delta(
-            base,
-            new,
-            output,
-            codec=None if codec == "auto" else DeltaCodec[codec.upper()],
-            anchor=anchor,
-            depth=depth,
+    _refuse_existing(output, force)
+    anchor, depth = (None, 1) if previous is None else chain_after(previous, base)
+    summary = make_delta(
+        base,
+        new,
+        output,
+        codec=None if codec == "auto" else DeltaCodec[codec.upper()],
+        anchor=anchor,
+        depth=depth,
+    )
+    full = new.stat().st_size
+    session.output.say(
+        f"{output.name}: {size(summary.size)} instead of {size(full)}, "
+        f"{full / summary.size:.1f} times smaller; {len(summary.entries)} tensors changed, "
+        f"{summary.unchanged} did not"
+    )
+    if depth >= (anchor_every or ANCHOR_EVERY):
+        session.output.say(
+            f"note: {depth} deltas in a row since {summary.delta.anchor}: publish {new.name} "
+            "whole, too, for those who have none of the versions between"
         )
-        full = new.stat().st_size
-        run.output.say(
-            f"{output.name}: {size(summary.size)} instead of {size(full)}, "
-            f"{full / summary.size:.1f} times smaller; {len(summary.entries)} tensors changed, "
-            f"{summary.unchanged} did not"
-        )
-        if depth >= (anchor_every or ANCHOR_EVERY):
-            run.output.say(
-                f"note: {depth} deltas in a row since {summary.delta.anchor}: publish {new.name} "
-                "whole, too, for those who have none of the versions between"
-            )
-        run.output.data(str(output))
-        run.output.result({**summary.to_json(), "path": str(output), "full_size": full})
+    session.output.data(str(output))
+    session.output.result({**summary.to_json(), "path": str(output), "full_size": full})
 
 
 @app.command()
+@command("home", "as_json", "quiet")
 def apply(
+    session: Session,
     base: Annotated[Path, _file_argument("BASE", "The version that the delta starts from.")],
     delta: Annotated[Path, _file_argument("DELTA", "What `make` wrote.")],
     output: OutputOption,
     force: ForceOption = False,
-    home: HomeOption = None,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = 0,
 ) -> None:
-    """Write the version that DELTA makes of BASE: byte for byte, or nothing."""
-    with session(home, verbose, as_json=as_json, quiet=quiet) as run:
-        from lattica.models import apply_delta
+    """Write the version that DELTA makes of BASE.
 
-        _refuse_existing(output, force)
-        cid = apply_delta(base, delta, output)
-        run.output.say(f"{output.name}: every byte matches {cid}")
-        run.output.data(str(output))
-        run.output.result({"path": str(output), "cid": str(cid), "size": output.stat().st_size})
+    Byte for byte, or nothing.
+    """
+    from lattica.models import apply_delta
+
+    _refuse_existing(output, force)
+    cid = apply_delta(base, delta, output)
+    session.output.say(f"{output.name}: every byte matches {cid}")
+    session.output.data(str(output))
+    session.output.result({"path": str(output), "cid": str(cid), "size": output.stat().st_size})
 
 
 @app.command()
+@command("home", "as_json", "quiet")
 def show(
+    session: Session,
     delta: Annotated[Path, _file_argument("DELTA", "What `make` wrote.")],
     base: Annotated[
         Path | None,
         typer.Option("--base", metavar="FILE", help="Its base: shows full sizes.", parser=_file),
     ] = None,
-    home: HomeOption = None,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = 0,
 ) -> None:
-    """Print which versions a delta leads from and to, and what each tensor costs."""
-    with session(home, verbose, as_json=as_json, quiet=quiet) as run:
-        from lattica.models import describe_delta, read_delta
+    """Show which versions a delta leads from and to.
 
-        described, entries = read_delta(delta), describe_delta(delta, base)
-        run.output.say(f"base    {described.base}")
-        run.output.say(f"result  {described.result}, {size(described.result_size)}")
-        run.output.say(f"anchor  {described.anchor}, {described.depth} deltas away")
-        rows = [
-            (entry.name, entry.codec.name.lower(), size(entry.size), _full(entry.full_size))
-            for entry in entries
-        ]
-        run.output.table(("TENSOR", "CODEC", "SIZE", "FULL"), rows)
-        listed = [entry.to_json() for entry in entries]
-        run.output.result({**described.to_json(), "tensors": listed})
+    And what each tensor costs.
+    """
+    from lattica.models import describe_delta, read_delta
+
+    described, entries = read_delta(delta), describe_delta(delta, base)
+    session.output.say(f"base    {described.base}")
+    session.output.say(f"result  {described.result}, {size(described.result_size)}")
+    session.output.say(f"anchor  {described.anchor}, {described.depth} deltas away")
+    rows = [
+        (entry.name, entry.codec.name.lower(), size(entry.size), _full(entry.full_size))
+        for entry in entries
+    ]
+    session.output.table(("TENSOR", "CODEC", "SIZE", "FULL"), rows)
+    listed = [entry.to_json() for entry in entries]
+    session.output.result({**described.to_json(), "tensors": listed})
 
 
 def _full(count: int) -> str:

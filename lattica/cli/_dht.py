@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
-import re
 import sys
 import time
 from functools import partial
@@ -18,27 +17,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lattica._control import Request
+from lattica._sizes import parse_duration
 from lattica.errors import InvalidInput
 
+from ._command import VISIT, command
 from ._options import (
-    BootstrapOption,
-    DhtProtocolOption,
-    HomeOption,
-    JsonOption,
-    LinesOption,
-    ListenOption,
-    MdnsOption,
-    QuietOption,
     TimeoutOption,
-    VerboseOption,
-    session as _session,
 )
+from ._session import Session
 
 if TYPE_CHECKING:
     from lattica.node import AsyncNode
 
     from ._output import Output
-    from ._session import Session
 
 dht = typer.Typer(
     name="dht",
@@ -47,7 +38,6 @@ dht = typer.Typer(
     rich_markup_mode=None,
 )
 
-_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 KeyArgument = Annotated[
     str,
     typer.Argument(metavar="KEY", help="A key such as /lattica/greeting.", show_default=False),
@@ -55,15 +45,10 @@ KeyArgument = Annotated[
 CidArgument = Annotated[str, typer.Argument(metavar="CID", help="A CID.", show_default=False)]
 
 
-def _seconds(text: str) -> float:
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text)
-    if match is None:
-        raise typer.BadParameter(f"{text!r} is not a time such as 90, 15m, 24h or 7d")
-    return float(match[1]) * _UNITS[match[2] or "s"]
-
-
 @dht.command()
+@command(*VISIT, "dht_protocol", "as_json", "lines", "quiet")
 def put(
+    session: Session,
     key: KeyArgument,
     value: Annotated[
         str,
@@ -72,8 +57,8 @@ def put(
         ),
     ],
     ttl: Annotated[
-        float, typer.Option("--ttl", metavar="TIME", help="90, 15m, 24h, 7d.", parser=_seconds)
-    ] = "24h",  # type: ignore[assignment]  # the parser reads it
+        str, typer.Option("--ttl", metavar="TIME", help="How long it lives: 15m, 24h, 7d.")
+    ] = "24h",
     subkey: Annotated[
         str, typer.Option("--subkey", metavar="TEXT", help="Beside your other values of the key.")
     ] = "",
@@ -81,16 +66,7 @@ def put(
     typed: Annotated[
         bool, typer.Option("--typed", help="VALUE is JSON: a number, a list, a map, …")
     ] = False,
-    home: HomeOption = None,
-    listen: ListenOption = None,
-    bootstrap: BootstrapOption = None,
-    mdns: MdnsOption = None,
-    dht_protocol: DhtProtocolOption = None,
     timeout: TimeoutOption = 60.0,
-    as_json: JsonOption = False,
-    lines: LinesOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = 0,
 ) -> None:
     """Put a value under a key, signed by this node.
 
@@ -98,30 +74,26 @@ def put(
     """
     if raw and typed:
         raise typer.BadParameter("--raw and --typed exclude each other")
-    with _session(
-        home,
-        verbose,
-        as_json=as_json,
-        lines=lines,
-        quiet=quiet,
-        listen=listen,
-        bootstrap=bootstrap,
-        mdns=mdns,
-        dht_protocol=dht_protocol,
-    ) as session:
-        params: dict[str, Any] = {"key": key, "ttl": ttl, "subkey": subkey, "timeout": timeout}
-        params |= _read_value(value, raw=raw, typed=typed)
-        found = _do(session, Request("dht_put", params))
-        output = session.output
-        who = _nodes(found["holders"], "keep")
-        output.data(f"{who} it until {_moment(found['expires'])}")
-        for why, count in sorted(found["refused"].items()):
-            output.say(f"{count} did not: {why}")
-        output.result(found, "put")
+    params: dict[str, Any] = {
+        "key": key,
+        "ttl": parse_duration(ttl),
+        "subkey": subkey,
+        "timeout": timeout,
+    }
+    params |= _read_value(value, raw=raw, typed=typed)
+    found = _do(session, Request("dht_put", params))
+    output = session.output
+    who = _nodes(found["holders"], "keep")
+    output.data(f"{who} it until {_moment(found['expires'])}")
+    for why, count in sorted(found["refused"].items()):
+        output.say(f"{count} did not: {why}")
+    output.result(found, "put")
 
 
 @dht.command()
+@command(*VISIT, "dht_protocol", "as_json", "lines", "quiet")
 def get(
+    session: Session,
     key: KeyArgument,
     subkey: Annotated[
         str | None, typer.Option("--subkey", metavar="TEXT", help="Only values of this subkey.")
@@ -132,156 +104,98 @@ def get(
     raw: Annotated[
         bool, typer.Option("--raw", help="Write the newest value, text or bytes, as it is.")
     ] = False,
-    home: HomeOption = None,
-    listen: ListenOption = None,
-    bootstrap: BootstrapOption = None,
-    mdns: MdnsOption = None,
-    dht_protocol: DhtProtocolOption = None,
     timeout: TimeoutOption = 60.0,
-    as_json: JsonOption = False,
-    lines: LinesOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = 0,
 ) -> None:
-    """Print the newest valid value of each subkey and author under a key."""
-    with _session(
-        home,
-        verbose,
-        as_json=as_json,
-        lines=lines,
-        quiet=quiet,
-        listen=listen,
-        bootstrap=bootstrap,
-        mdns=mdns,
-        dht_protocol=dht_protocol,
-    ) as session:
-        params = {"key": key, "subkey": subkey, "author": author, "timeout": timeout}
-        found = _do(session, Request("dht_get", params))
-        if raw:
-            sys.stdout.buffer.write(_raw(found["entries"]))
-            sys.stdout.buffer.flush()
-            return
-        _show_values(session.output, found)
+    """Print the values under a key.
 
-
-@dht.command()
-def provide(
-    cid: CidArgument,
-    home: HomeOption = None,
-    timeout: TimeoutOption = 60.0,
-    as_json: JsonOption = False,
-    lines: LinesOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = 0,
-) -> None:
-    """Have the running node announce that it has what a CID names, from now on.
-
-    What is shared is announced without this.
+    The newest valid one of each subkey and author.
     """
-    with _session(home, verbose, as_json=as_json, lines=lines, quiet=quiet) as session:
-        found = session.ask(Request("dht_provide", {"cid": cid, "timeout": timeout}))
-        session.output.data(f"{found['told']} peers were told")
-        session.output.result(found, "provided")
+    params = {"key": key, "subkey": subkey, "author": author, "timeout": timeout}
+    found = _do(session, Request("dht_get", params))
+    if raw:
+        sys.stdout.buffer.write(_raw(found["entries"]))
+        sys.stdout.buffer.flush()
+        return
+    _show_values(session.output, found)
 
 
 @dht.command()
-def providers(
+@command("home", "as_json", "lines", "quiet")
+def provide(
+    session: Session,
     cid: CidArgument,
-    count: Annotated[int, typer.Option("--count", "-c", min=1, help="How many at most.")] = 20,
-    home: HomeOption = None,
-    listen: ListenOption = None,
-    bootstrap: BootstrapOption = None,
-    mdns: MdnsOption = None,
-    dht_protocol: DhtProtocolOption = None,
     timeout: TimeoutOption = 60.0,
-    as_json: JsonOption = False,
-    lines: LinesOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = 0,
+) -> None:
+    """Have the running node announce that it has a CID.
+
+    From now on. What is shared is announced without this.
+    """
+    found = session.ask(Request("dht_provide", {"cid": cid, "timeout": timeout}))
+    session.output.data(f"{found['told']} peers were told")
+    session.output.result(found, "provided")
+
+
+@dht.command()
+@command(*VISIT, "dht_protocol", "as_json", "lines", "quiet")
+def providers(
+    session: Session,
+    cid: CidArgument,
+    count: Annotated[
+        int, typer.Option("--count", "-c", metavar="N", min=1, help="How many at most.")
+    ] = 20,
+    timeout: TimeoutOption = 60.0,
 ) -> None:
     """List the peers that provide what a CID names."""
-    with _session(
-        home,
-        verbose,
-        as_json=as_json,
-        lines=lines,
-        quiet=quiet,
-        listen=listen,
-        bootstrap=bootstrap,
-        mdns=mdns,
-        dht_protocol=dht_protocol,
-    ) as session:
-        params = {"cid": cid, "count": count, "timeout": timeout}
-        found = _do(session, Request("dht_providers", params))
-        output = session.output
-        rows = [(row["peer"], " ".join(row["addresses"])) for row in found["providers"]]
-        output.table(("PEER", "ADDRESSES"), rows)
-        if found["this_node"]:
-            output.say("this node provides it, too" if rows else "this node alone provides it")
-        _show_rows(output, found, "providers", "provider")
+    params = {"cid": cid, "count": count, "timeout": timeout}
+    found = _do(session, Request("dht_providers", params))
+    output = session.output
+    rows = [(row["peer"], " ".join(row["addresses"])) for row in found["providers"]]
+    output.table(("PEER", "ADDRESSES"), rows)
+    if found["this_node"]:
+        output.say("this node provides it, too" if rows else "this node alone provides it")
+    _show_rows(output, found, "providers", "provider")
 
 
 @dht.command()
+@command(*VISIT, "dht_protocol", "as_json", "lines", "quiet")
 def crawl(
-    most: Annotated[int, typer.Option("--most", min=1, help="Peers to find at most.")] = 10_000,
-    home: HomeOption = None,
-    listen: ListenOption = None,
-    bootstrap: BootstrapOption = None,
-    mdns: MdnsOption = None,
-    dht_protocol: DhtProtocolOption = None,
+    session: Session,
+    most: Annotated[
+        int, typer.Option("--most", metavar="N", min=1, help="Peers to find at most.")
+    ] = 10_000,
     timeout: TimeoutOption = 120.0,
-    as_json: JsonOption = False,
-    lines: LinesOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = 0,
 ) -> None:
     """Walk the whole DHT, and list who is in it. When time is up, what was found is listed."""
-    with _session(
-        home,
-        verbose,
-        as_json=as_json,
-        lines=lines,
-        quiet=quiet,
-        listen=listen,
-        bootstrap=bootstrap,
-        mdns=mdns,
-        dht_protocol=dht_protocol,
-    ) as session:
-        found = _do(session, Request("dht_crawl", {"most": most, "timeout": timeout}))
-        output = session.output
-        rows = [
-            (
-                row["peer"],
-                "answers" if row["reachable"] else row["error"] or "not asked",
-                str(row["contacts"]),
-                row["agent"],
-                row["addresses"][0] if row["addresses"] else "",
-            )
-            for row in found["peers"]
-        ]
-        output.table(("PEER", "STATE", "CONTACTS", "AGENT", "ADDRESS"), rows)
-        whole = "all that were named were asked" if found["complete"] else "there may be more"
-        output.say(
-            f"{found['reachable']} of {len(rows)} peers of {found['protocol']} answer, found in "
-            f"{found['seconds']:.1f} s; {whole}"
+    found = _do(session, Request("dht_crawl", {"most": most, "timeout": timeout}))
+    output = session.output
+    rows = [
+        (
+            row["peer"],
+            "answers" if row["reachable"] else row["error"] or "not asked",
+            str(row["contacts"]),
+            row["agent"],
+            row["addresses"][0] if row["addresses"] else "",
         )
-        _show_rows(output, found, "peers", "peer")
+        for row in found["peers"]
+    ]
+    output.table(("PEER", "STATE", "CONTACTS", "AGENT", "ADDRESS"), rows)
+    whole = "all that were named were asked" if found["complete"] else "there may be more"
+    output.say(
+        f"{found['reachable']} of {len(rows)} peers of {found['protocol']} answer, found in "
+        f"{found['seconds']:.1f} s; {whole}"
+    )
+    _show_rows(output, found, "peers", "peer")
 
 
 @dht.command()
-def status(
-    home: HomeOption = None,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = 0,
-) -> None:
+@command("home", "as_json", "quiet")
+def status(session: Session) -> None:
     """Show the running node's part in the DHT."""
-    with _session(home, verbose, as_json=as_json, quiet=quiet) as session:
-        found = session.ask(Request("dht_status"))
-        for name, value in found.items():
-            if not isinstance(value, (dict, list)):
-                session.output.data(f"{name}\t{value}")
-        session.output.result(found)
+    found = session.ask(Request("dht_status"))
+    for name, value in found.items():
+        if not isinstance(value, (dict, list)):
+            session.output.data(f"{name}\t{value}")
+    session.output.result(found)
 
 
 def _do(session: Session, request: Request) -> Any:

@@ -13,28 +13,16 @@ import typer
 from lattica._control import Request
 
 from . import _manifests, _show, _tensors
+from ._command import NODE, command
 from ._options import (
     BaseOption,
-    BootstrapOption,
-    CompressOption,
     ExcludeOption,
-    HomeOption,
+    FromOption,
     IncludeOption,
-    JsonOption,
-    LinesOption,
-    ListenOption,
-    MaxDownOption,
-    MaxUpOption,
-    MdnsOption,
-    QuietOption,
-    QuotaOption,
     RuleOption,
-    SwarmKeyOption,
     TimeoutOption,
     TrustOption,
     UnsealOption,
-    VerboseOption,
-    session as _session,
 )
 from ._preview import preview
 from ._ranges import get_range
@@ -47,9 +35,14 @@ if TYPE_CHECKING:
     from ._output import Output
 
 
+@command(*NODE, "compress", "quota", "as_json", "lines", "quiet")
 def get(
+    session: Session,
     ref: Annotated[
-        str, typer.Argument(metavar="REF", help="A ticket or a CID.", show_default=False)
+        str,
+        typer.Argument(
+            metavar="REF", help="A ticket, a CID, or a name: PEER/NAME.", show_default=False
+        ),
     ],
     output: Annotated[
         Path | None,
@@ -61,13 +54,10 @@ def get(
             help="Where to: a new name, or a directory that is there.",
         ),
     ] = None,
-    from_peer: Annotated[
-        list[str] | None,
-        typer.Option("--from", metavar="ADDR", help="Ask this peer, too (repeatable)."),
-    ] = None,
+    from_peer: FromOption = None,
     include: IncludeOption = None,
-    base: BaseOption = None,
     exclude: ExcludeOption = None,
+    base: BaseOption = None,
     origin: Annotated[
         list[str] | None,
         typer.Option(
@@ -118,20 +108,7 @@ def get(
     serve: Annotated[
         bool, typer.Option("--serve", help="Stay and serve it to others, until Ctrl-C.")
     ] = False,
-    home: HomeOption = None,
-    listen: ListenOption = None,
-    bootstrap: BootstrapOption = None,
-    mdns: MdnsOption = None,
-    swarm_key: SwarmKeyOption = None,
-    max_up: MaxUpOption = None,
-    max_down: MaxDownOption = None,
-    compress: CompressOption = None,
-    quota: QuotaOption = None,
     timeout: TimeoutOption = None,
-    as_json: JsonOption = False,
-    lines: LinesOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = 0,
 ) -> None:
     """Get what a peer shares, every byte verified.
 
@@ -147,63 +124,48 @@ def get(
         raise typer.BadParameter("--trust is for --rule")
     if pin and not cache:
         raise typer.BadParameter("--pin is for --cache; `lattica pin` pins what is here")
-    with _session(
-        home,
-        verbose,
-        as_json=as_json,
-        lines=lines,
-        quiet=quiet,
-        listen=listen,
-        bootstrap=bootstrap,
-        mdns=mdns,
-        swarm_key=swarm_key,
-        max_up=max_up,
-        max_down=max_down,
-        compress=compress,
-        quota=quota,
-    ) as session:
-        from lattica._reference import is_name, read_reference
+    from lattica._reference import is_name, read_reference
 
-        # Before anything starts: most mistakes are made here. A name is looked up by the node.
-        cid, ticket = (ref, None) if is_name(ref) else read_reference(ref)
-        if layers is not None or rank is not None or tensor:
-            choice = {"layers": layers, "rank": rank, "tensors": list(tensor or ())}
-            choice |= {"include": list(include or ()), "exclude": list(exclude or ())}
-            options = {"path": file, "peers": list(from_peer or ()), "timeout": timeout}
-            _tensors.get_selection(session, ref, output, choice | options, overwrite=force)
-            return
-        if byte_range is not None:
-            options = {"peers": list(from_peer or ()), "overwrite": force, "timeout": timeout}
-            get_range(session, ref, byte_range, output, file=file, options=options)
-            return
-        named = ticket.name if ticket is not None and ticket.name else _show.short(str(cid))
-        params = {
-            "ref": ref,
-            "peers": list(from_peer or ()),
-            "include": list(include or ()),
-            "base": None if base is None else str(base.absolute()),
-            "exclude": list(exclude or ()),
-            "timeout": timeout,
-        }
-        if dry_run:
-            preview(session, Request("preview", params))
-            return
-        place = {
-            "destination": str((output or Path()).absolute()),
-            "overwrite": force,
-            "origins": [_origin_from_here(address) for address in origin or ()],
-            "use_origin": use_origin,
-            "unseal": unseal,
-            **_manifests.trust_params(trust, rule),
-        }
-        request = Request(*(("cache", params | {"pin": pin}) if cache else ("get", params | place)))
-        label = f"get {named}"
-        try:
-            _show.started(session.output, label)
-            _get(session, request, label=label, serve=serve)
-        except KeyboardInterrupt:
-            _say_how_to_resume(session.output)
-            raise SystemExit(EXIT_INTERRUPTED) from None
+    # Before anything starts: most mistakes are made here. A name is looked up by the node.
+    cid, ticket = (ref, None) if is_name(ref) else read_reference(ref)
+    if layers is not None or rank is not None or tensor:
+        choice = {"layers": layers, "rank": rank, "tensors": list(tensor or ())}
+        choice |= {"include": list(include or ()), "exclude": list(exclude or ())}
+        options = {"path": file, "peers": list(from_peer or ()), "timeout": timeout}
+        _tensors.get_selection(session, ref, output, choice | options, overwrite=force)
+        return
+    if byte_range is not None:
+        options = {"peers": list(from_peer or ()), "overwrite": force, "timeout": timeout}
+        get_range(session, ref, byte_range, output, file=file, options=options)
+        return
+    named = ticket.name if ticket is not None and ticket.name else _show.short(str(cid))
+    params = {
+        "ref": ref,
+        "peers": list(from_peer or ()),
+        "include": list(include or ()),
+        "base": None if base is None else str(base.absolute()),
+        "exclude": list(exclude or ()),
+        "timeout": timeout,
+    }
+    if dry_run:
+        preview(session, Request("preview", params))
+        return
+    place = {
+        "destination": str((output or Path()).absolute()),
+        "overwrite": force,
+        "origins": [_origin_from_here(address) for address in origin or ()],
+        "use_origin": use_origin,
+        "unseal": unseal,
+        **_manifests.trust_params(trust, rule),
+    }
+    request = Request(*(("cache", params | {"pin": pin}) if cache else ("get", params | place)))
+    label = f"get {named}"
+    try:
+        _show.started(session.output, label)
+        _get(session, request, label=label, serve=serve)
+    except KeyboardInterrupt:
+        _say_how_to_resume(session.output)
+        raise SystemExit(EXIT_INTERRUPTED) from None
 
 
 def _origin_from_here(address: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path  # noqa: TC003  typer reads the annotations
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,28 +12,23 @@ from lattica._control import Request
 from lattica._progress import size
 
 from . import _show
+from ._command import VISIT, command
 from ._options import (
-    BootstrapOption,
     FromOption,
-    HomeOption,
-    JsonOption,
-    ListenOption,
-    MdnsOption,
-    QuietOption,
+    PathArgument,
     RuleOption,
     TimeoutOption,
     TrustOption,
-    VerboseOption,
-    session as _session,
+    existing_path,
 )
 from ._output import one_line
+from ._session import Session
 from ._visit import visit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ._output import Output
-    from ._session import Session
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 trust_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
@@ -48,19 +43,18 @@ RefsOption = list[str] | None
 EXIT_REFUSED = 6
 
 
+@command("home", "as_json", "quiet")
 def publish(
+    session: Session,
     name: Annotated[
         str,
         typer.Argument(metavar="NAME", help="What you call it: team/model.", show_default=False),
     ],
-    path: Annotated[
-        Path,
-        typer.Argument(
-            metavar="PATH", help="The file or directory.", show_default=False, exists=True
-        ),
-    ],
+    path: PathArgument,
     licence: Annotated[str, typer.Option("--licence", metavar="SPDX", help="Its licence.")] = "",
-    message: Annotated[str, typer.Option("--message", "-m", help="What changed.")] = "",
+    message: Annotated[
+        str, typer.Option("--message", "-m", metavar="TEXT", help="What changed.")
+    ] = "",
     parent: Annotated[
         str | None, typer.Option("--parent", metavar="REF", help="The version before.")
     ] = None,
@@ -73,261 +67,189 @@ def publish(
     recipe: Annotated[
         RefsOption, typer.Option("--recipe", metavar="REF", help="How it was made.")
     ] = None,
-    home: HomeOption = None,
     timeout: TimeoutOption = None,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = 0,
 ) -> None:
-    """Publish a version of a model: share it in place, and sign what it is.
+    """Publish a version of a model, signed.
 
-    The running node does it, and serves it.
+    It is shared in place. The running node does it, and serves it.
     """
-    with _session(home, verbose, as_json=as_json, quiet=quiet) as session:
-        params = {
-            "name": name,
-            "path": str(path.absolute()),
-            "licence": licence,
-            "message": message,
-            "parent": parent,
-            "base": list(base or ()),
-            "data": list(data or ()),
-            "recipe": list(recipe or ()),
-            "timeout": timeout,
-        }
-        with _show.progress(session.output, f"publish {name}") as update:
-            found = session.ask(Request("publish", params), update)
-        news = f", of which {size(found['wire_bytes'])} are new" if found["version"] > 1 else ""
-        session.output.say(
-            f"{found['name']} version {found['version']}: {size(found['full_bytes'])}{news}"
-        )
-        session.output.say(f"manifest {found['cid']}")
-        session.output.data(f"lattica get {found['ticket']}")
-        session.output.result(found)
+    params = {
+        "name": name,
+        "path": str(path.absolute()),
+        "licence": licence,
+        "message": message,
+        "parent": parent,
+        "base": list(base or ()),
+        "data": list(data or ()),
+        "recipe": list(recipe or ()),
+        "timeout": timeout,
+    }
+    with _show.progress(session.output, f"publish {name}") as update:
+        found = session.ask(Request("publish", params), update)
+    news = f", of which {size(found['wire_bytes'])} are new" if found["version"] > 1 else ""
+    session.output.say(
+        f"{found['name']} version {found['version']}: {size(found['full_bytes'])}{news}"
+    )
+    session.output.say(f"manifest {found['cid']}")
+    session.output.data(f"lattica get {found['ticket']}")
+    session.output.result(found)
 
 
 @app.command()
+@command(*VISIT, "as_json", "quiet")
 def show(
+    session: Session,
     ref: RefArgument,
     from_peer: FromOption = None,
-    home: HomeOption = None,
-    listen: ListenOption = None,
-    bootstrap: BootstrapOption = None,
-    mdns: MdnsOption = None,
     timeout: TimeoutOption = 60.0,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = 0,
 ) -> None:
     """Show what a manifest says, and who says so."""
-    with _session(
-        home,
-        verbose,
-        as_json=as_json,
-        quiet=quiet,
-        listen=listen,
-        bootstrap=bootstrap,
-        mdns=mdns,
-    ) as session:
-        found = _manifest(session, ref, from_peer, timeout)
-        _print(session.output, found)
-        session.output.result(found)
+    found = _manifest(session, ref, from_peer, timeout)
+    _print(session.output, found)
+    session.output.result(found)
 
 
 @app.command()
+@command(*VISIT, "as_json", "quiet")
 def verify(
+    session: Session,
     ref: RefArgument,
     path: Annotated[
         Path | None,
         typer.Argument(
-            metavar="[PATH]",
+            metavar="PATH",
             help="A copy of the content, to hash.",
             show_default=False,
-            exists=True,
+            parser=existing_path,
         ),
     ] = None,
     trust: TrustOption = None,
     rule: RuleOption = None,
     from_peer: FromOption = None,
-    home: HomeOption = None,
-    listen: ListenOption = None,
-    bootstrap: BootstrapOption = None,
-    mdns: MdnsOption = None,
     timeout: TimeoutOption = None,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = 0,
 ) -> None:
-    """Check a manifest: its signature, its signer, its approvals, and the content that is here.
+    """Check a manifest, and the content that is here.
 
-    Exits with 5 where something was changed, with 6 where its signer is not trusted or too few
-    approve.
+    Its signature, its signer, its approvals, and that the content is what it names. Exits with 5
+    where something was changed, with 6 where its signer is not trusted or too few approve.
     """
-    with _session(
-        home,
-        verbose,
-        as_json=as_json,
-        quiet=quiet,
-        listen=listen,
-        bootstrap=bootstrap,
-        mdns=mdns,
-    ) as session:
-        found = _manifest(session, ref, from_peer, timeout, trust=trust, rule=rule)
-        say = session.output.say
-        say(f"signature: {found['signer']} signed {found['name']} version {found['version']}")
-        content = _check_content(session, found, path)
-        trusted = found["trusted"]
-        say(f"signer: {'trusted' if trusted else 'NOT TRUSTED'} {found['note']}".rstrip())
-        approved = found.get("approved", True)
-        if rule is not None:
-            count = len(found["approved_by"])
-            verdict = "" if approved else ": NOT APPROVED"
-            say(f"approval: {count} approve, {rule} are needed{verdict}")
-        status = 5 if content == "changed" else 0 if trusted and approved else EXIT_REFUSED
-        session.output.data("valid" if status == 0 else "NOT VALID")
-        session.output.result({**found, "content": content, "valid": status == 0})
-        if status:
-            raise SystemExit(status)
+    found = _manifest(session, ref, from_peer, timeout, trust=trust, rule=rule)
+    say = session.output.say
+    say(f"signature: {found['signer']} signed {found['name']} version {found['version']}")
+    content = _check_content(session, found, path)
+    trusted = found["trusted"]
+    say(f"signer: {'trusted' if trusted else 'NOT TRUSTED'} {found['note']}".rstrip())
+    approved = found.get("approved", True)
+    if rule is not None:
+        count = len(found["approved_by"])
+        verdict = "" if approved else ": NOT APPROVED"
+        say(f"approval: {count} approve, {rule} are needed{verdict}")
+    status = 5 if content == "changed" else 0 if trusted and approved else EXIT_REFUSED
+    session.output.data("valid" if status == 0 else "NOT VALID")
+    session.output.result({**found, "content": content, "valid": status == 0})
+    if status:
+        raise SystemExit(status)
 
 
 @app.command()
+@command(*VISIT, "as_json", "quiet")
 def lineage(
+    session: Session,
     ref: RefArgument,
     dot: Annotated[bool, typer.Option("--dot", help="Print a graph for Graphviz.")] = False,
     from_peer: FromOption = None,
-    home: HomeOption = None,
-    listen: ListenOption = None,
-    bootstrap: BootstrapOption = None,
-    mdns: MdnsOption = None,
     timeout: TimeoutOption = 300.0,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = 0,
 ) -> None:
-    """Print what a model was made from, to the roots, from whichever peers have the manifests."""
-    with _session(
-        home,
-        verbose,
-        as_json=as_json,
-        quiet=quiet,
-        listen=listen,
-        bootstrap=bootstrap,
-        mdns=mdns,
-    ) as session:
-        params = {"ref": ref, "peers": list(from_peer or ()), "timeout": timeout}
-        found = visit(session, Request("lineage", params))
-        if dot:
-            session.output.data(found["dot"])
-        else:
-            for line in found["lines"]:
-                session.output.data(_lineage_line(line))
-        if not found["complete"]:
-            session.output.say("not all of it was found")
-        session.output.result(found)
+    """Print what a model was made from, to the roots.
+
+    From whichever peers have the manifests.
+    """
+    params = {"ref": ref, "peers": list(from_peer or ()), "timeout": timeout}
+    found = visit(session, Request("lineage", params))
+    if dot:
+        session.output.data(found["dot"])
+    else:
+        for line in found["lines"]:
+            session.output.data(_lineage_line(line))
+    if not found["complete"]:
+        session.output.say("not all of it was found")
+    session.output.result(found)
 
 
 @app.command()
+@command(*VISIT, "as_json", "quiet")
 def sign(
+    session: Session,
     ref: RefArgument,
     from_peer: FromOption = None,
-    home: HomeOption = None,
-    listen: ListenOption = None,
-    bootstrap: BootstrapOption = None,
-    mdns: MdnsOption = None,
     timeout: TimeoutOption = 120.0,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = 0,
 ) -> None:
-    """Countersign a manifest: say, with this node's key, that what it says is true."""
-    with _session(
-        home,
-        verbose,
-        as_json=as_json,
-        quiet=quiet,
-        listen=listen,
-        bootstrap=bootstrap,
-        mdns=mdns,
-    ) as session:
-        _vouch(session, ref, "sign", from_peer, timeout)
+    """Countersign a manifest, with this node's key.
+
+    That tells others: what it says is true.
+    """
+    _vouch(session, ref, "sign", from_peer, timeout)
 
 
 @app.command()
+@command(*VISIT, "as_json", "quiet")
 def approve(
+    session: Session,
     ref: RefArgument,
     revoke: Annotated[
         bool, typer.Option("--revoke", help="Take it back: it must not be used.")
     ] = False,
     from_peer: FromOption = None,
-    home: HomeOption = None,
-    listen: ListenOption = None,
-    bootstrap: BootstrapOption = None,
-    mdns: MdnsOption = None,
     timeout: TimeoutOption = 120.0,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = 0,
 ) -> None:
-    """Approve of a version, with this node's key: those who ask for approvals may use it."""
-    with _session(
-        home,
-        verbose,
-        as_json=as_json,
-        quiet=quiet,
-        listen=listen,
-        bootstrap=bootstrap,
-        mdns=mdns,
-    ) as session:
-        _vouch(session, ref, "revoke" if revoke else "approve", from_peer, timeout)
+    """Approve of a version, with this node's key.
+
+    Those who ask for approvals may use it then.
+    """
+    _vouch(session, ref, "revoke" if revoke else "approve", from_peer, timeout)
 
 
 @trust_app.command("add")
+@command("home", "quiet")
 def trust_add(
+    session: Session,
     peer: Annotated[str, typer.Argument(metavar="PEER", help="A peer ID.", show_default=False)],
-    note: Annotated[str, typer.Argument(metavar="[NOTE]", help="Who that is.")] = "",
-    home: HomeOption = None,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = 0,
+    note: Annotated[str, typer.Argument(metavar="NOTE", help="Who that is.")] = "",
 ) -> None:
     """Trust what a key signs."""
-    with _session(home, verbose, quiet=quiet) as session:
-        from lattica.identity import PeerId
-        from lattica.models import add_key
+    from lattica.identity import PeerId
+    from lattica.models import add_key
 
-        session.home.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        added = add_key(session.home.trust, PeerId.parse(peer), note)
-        session.output.say(f"{peer} is trusted{'' if added else ' already'}")
+    session.home.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    added = add_key(session.home.trust, PeerId.parse(peer), note)
+    session.output.say(f"{peer} is trusted{'' if added else ' already'}")
 
 
 @trust_app.command("rm")
+@command("home", "quiet")
 def trust_rm(
+    session: Session,
     peer: Annotated[str, typer.Argument(metavar="PEER", help="A peer ID.", show_default=False)],
-    home: HomeOption = None,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = 0,
 ) -> None:
     """Trust a key no longer."""
-    with _session(home, verbose, quiet=quiet) as session:
-        from lattica.errors import NotFound
-        from lattica.identity import PeerId
-        from lattica.models import remove_key
+    from lattica.errors import NotFound
+    from lattica.identity import PeerId
+    from lattica.models import remove_key
 
-        if not remove_key(session.home.trust, PeerId.parse(peer)):
-            raise NotFound(f"{peer} was not trusted", hint="see `lattica trust ls`")
-        session.output.say(f"{peer} is no longer trusted")
+    if not remove_key(session.home.trust, PeerId.parse(peer)):
+        raise NotFound(f"{peer} was not trusted", hint="see `lattica trust ls`")
+    session.output.say(f"{peer} is no longer trusted")
 
 
 @trust_app.command("ls")
-def trust_ls(
-    home: HomeOption = None, as_json: JsonOption = False, verbose: VerboseOption = 0
-) -> None:
+@command("home", "as_json")
+def trust_ls(session: Session) -> None:
     """List the keys that are trusted."""
-    with _session(home, verbose, as_json=as_json) as session:
-        from lattica.models import read_keys
+    from lattica.models import read_keys
 
-        keys = [(str(one.peer), one.note) for one in read_keys(session.home.trust)]
-        session.output.table(("PEER", "NOTE"), keys)
-        session.output.result({"keys": [{"peer": peer, "note": note} for peer, note in keys]})
+    keys = [(str(one.peer), one.note) for one in read_keys(session.home.trust)]
+    session.output.table(("PEER", "NOTE"), keys)
+    session.output.result({"keys": [{"peer": peer, "note": note} for peer, note in keys]})
 
 
 def _manifest(

@@ -1,18 +1,37 @@
-"""The options that many commands take, spelled once, and how a command begins."""
+"""The options that several commands take, spelled once."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-from ._output import Face
-from ._session import Session, open_session
 
-if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
+def existing_path(text: str) -> Path:
+    """Return the path of something that is there."""
+    # An empty text would be the current directory: a script's unset variable must not share that.
+    if not text or not os.path.exists(text):
+        raise typer.BadParameter(f"path {text!r} does not exist")
+    return Path(text)
 
+
+PathArgument = Annotated[
+    Path,
+    typer.Argument(
+        metavar="PATH", help="The file or directory.", show_default=False, parser=existing_path
+    ),
+]
+RefArgument = Annotated[
+    str, typer.Argument(metavar="REF", help="A ticket or a CID.", show_default=False)
+]
+HashOption = Annotated[
+    str,
+    typer.Option(
+        "--hash", metavar="blake3|sha2-256", help="The hash; most IPFS nodes use sha2-256."
+    ),
+]
 HomeOption = Annotated[
     Path | None,
     typer.Option("--home", metavar="DIR", help="The node's folder [LATTICA_HOME, ~/.lattica]."),
@@ -109,7 +128,6 @@ DhtProtocolOption = Annotated[
     str | None,
     typer.Option("--dht-protocol", metavar="ID", help="Which DHT to join [/lattica/kad/1.0.0]."),
 ]
-
 TrustOption = Annotated[
     Path | None,
     typer.Option(
@@ -120,27 +138,3 @@ RuleOption = Annotated[
     str | None,
     typer.Option("--rule", metavar="2of3", help="How many of the trusted keys must approve."),
 ]
-
-
-def session(
-    home: Path | None,
-    verbose: int,
-    *,
-    as_json: bool = False,
-    lines: bool = False,
-    quiet: bool = False,
-    **flags: Any,
-) -> AbstractContextManager[Session]:
-    """Begin a command: read its settings, say things its way. `flags` are settings that it sets."""
-    if as_json and lines:
-        raise typer.BadParameter("--json and --json-lines exclude each other")
-    face = Face.JSON if as_json else Face.JSON_LINES if lines else Face.TEXT
-    given = {  # an empty list: a repeatable flag that was never given
-        name: (tuple(value) or None)
-        if isinstance(value, list)
-        else str(value.absolute())
-        if isinstance(value, Path)
-        else value
-        for name, value in flags.items()
-    }
-    return open_session(home=home, verbose=verbose, face=face, quiet=quiet, flags=given)

@@ -5,24 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from . import _show
-from ._options import (
-    AnnounceOption,
-    BootstrapOption,
-    CompressOption,
-    DhtProtocolOption,
-    HomeOption,
-    LinesOption,
-    ListenOption,
-    MaxDownOption,
-    MaxUpOption,
-    MdnsOption,
-    QuietOption,
-    QuotaOption,
-    SwarmKeyOption,
-    SwarmOption,
-    VerboseOption,
-    session as _session,
-)
+from ._command import NODE, command
 from ._session import EXIT_INTERRUPTED, Session
 
 if TYPE_CHECKING:
@@ -34,77 +17,19 @@ if TYPE_CHECKING:
     from ._output import Output
 
 
-def up(
-    home: HomeOption = None,
-    listen: ListenOption = None,
-    announce: AnnounceOption = None,
-    bootstrap: BootstrapOption = None,
-    mdns: MdnsOption = None,
-    swarm_key: SwarmKeyOption = None,
-    max_up: MaxUpOption = None,
-    max_down: MaxDownOption = None,
-    compress: CompressOption = None,
-    quota: QuotaOption = None,
-    dht_protocol: DhtProtocolOption = None,
-    swarm: SwarmOption = None,
-    lines: LinesOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = 0,
-) -> None:
+@command(*NODE, "announce", "compress", "quota", "dht_protocol", "swarm", "lines", "quiet")
+def up(session: Session) -> None:
     """Run a node: serve what is shared, hear what others share."""
-    with _session(
-        home,
-        verbose,
-        lines=lines,
-        quiet=quiet,
-        listen=listen,
-        announce=announce,
-        bootstrap=bootstrap,
-        mdns=mdns,
-        swarm_key=swarm_key,
-        max_up=max_up,
-        max_down=max_down,
-        compress=compress,
-        quota=quota,
-        dht_protocol=dht_protocol,
-        swarm=swarm,
-    ) as session:
-        _serve(session, _show.node_is_up, join_swarm=True)
+    _serve(session, _show.node_is_up, join_swarm=True)
 
 
-def bootstrap(
-    home: HomeOption = None,
-    listen: ListenOption = None,
-    announce: AnnounceOption = None,
-    bootstrap: BootstrapOption = None,
-    mdns: MdnsOption = None,
-    dht_protocol: DhtProtocolOption = None,
-    swarm_key: SwarmKeyOption = None,
-    max_up: MaxUpOption = None,
-    max_down: MaxDownOption = None,
-    lines: LinesOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = 0,
-) -> None:
+@command(*NODE, "announce", "dht_protocol", "lines", "quiet")
+def bootstrap(session: Session) -> None:
     """Run a node that others join the network through.
 
     Prints its addresses, which others give as --bootstrap.
     """
-    with _session(
-        home,
-        verbose,
-        lines=lines,
-        quiet=quiet,
-        listen=listen,
-        announce=announce,
-        bootstrap=bootstrap,
-        mdns=mdns,
-        dht_protocol=dht_protocol,
-        swarm_key=swarm_key,
-        max_up=max_up,
-        max_down=max_down,
-    ) as session:
-        _serve(session, _show.bootstrap_is_up, join_swarm=False, dht_server=True)
+    _serve(session, _show.bootstrap_is_up, join_swarm=False, dht_server=True)
 
 
 def _serve(

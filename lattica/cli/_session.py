@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import typer
+
 from lattica import config
 from lattica._control import NodeNotRunning, connect, describe
 from lattica._home import Home, HomeInUse
@@ -136,6 +138,8 @@ def open_session(
         logging.getLogger(__name__).debug("the traceback", exc_info=True)
         output.error(describe(_refusal(error)))
         raise SystemExit(1) from None
+    except (typer.BadParameter, typer.Exit):
+        raise  # Typer says it, or has
     except Exception as error:
         logging.getLogger(__name__).debug("the traceback", exc_info=True)
         bug = LatticaError(f"{type(error).__name__}: {error}")

@@ -24,14 +24,21 @@ def sim(
         str | None,
         typer.Argument(metavar="SCENARIO", help="What to simulate.", show_default=False),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Of all chance; the same run each time.")] = 1,
-    nodes: Annotated[int | None, typer.Option("--nodes", min=2, help="How many take part.")] = None,
+    seed: Annotated[
+        int, typer.Option("--seed", metavar="N", help="Of all chance; the same run each time.")
+    ] = 1,
+    nodes: Annotated[
+        int | None, typer.Option("--nodes", metavar="N", min=2, help="How many take part.")
+    ] = None,
     seeds: Annotated[
         str | None,
         typer.Option("--seeds", metavar="A..B", help="Run each of these seeds, B included."),
     ] = None,
     jobs: Annotated[
-        int | None, typer.Option("--jobs", min=1, help="Processes for several seeds [one a core].")
+        int | None,
+        typer.Option(
+            "--jobs", metavar="N", min=1, help="Processes for several seeds [one a core]."
+        ),
     ] = None,
     trace: Annotated[
         bool, typer.Option("--trace", help="Print every event to stderr (one seed).")
@@ -42,10 +49,10 @@ def sim(
         bool, typer.Option("--quiet", "-q", help="No talk, only data and errors.")
     ] = False,
 ) -> None:
-    """Simulate a network under a virtual clock, with faults that a seed decides.
+    """Simulate networks under a virtual clock, with faults.
 
-    SCENARIO may be `all`. What did not hold is listed with the command that replays it; the exit
-    status is 1 then.
+    A seed decides all that is left to chance. SCENARIO may be `all`. What did not hold is listed
+    with the command that replays it; the exit status is 1 then.
     """
     output = Output(Face.JSON if as_json else Face.TEXT, quiet=quiet)
     if every:

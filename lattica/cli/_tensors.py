@@ -14,18 +14,12 @@ from lattica._control import Request
 from lattica._progress import size
 
 from . import _show
+from ._command import VISIT, command
 from ._options import (
-    BootstrapOption,
     FromOption,
-    HomeOption,
-    JsonOption,
-    ListenOption,
-    MdnsOption,
-    QuietOption,
     TimeoutOption,
-    VerboseOption,
-    session as _session,
 )
+from ._session import Session
 from ._visit import visit
 
 if TYPE_CHECKING:
@@ -34,7 +28,6 @@ if TYPE_CHECKING:
     from lattica.models import TensorReader
 
     from ._output import Output
-    from ._session import Session
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
@@ -53,42 +46,30 @@ _COMPARED_BYTES = 64 << 20  # of each side, at once
 
 
 @app.command()
+@command(*VISIT, "as_json", "quiet")
 def ls(
+    session: Session,
     ref: RefArgument,
     file: FileOption = "",
     from_peer: FromOption = None,
-    home: HomeOption = None,
-    listen: ListenOption = None,
-    bootstrap: BootstrapOption = None,
-    mdns: MdnsOption = None,
     timeout: TimeoutOption = 120.0,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = 0,
 ) -> None:
     """List the tensors: name, dtype, shape and CID. No tensor is fetched."""
-    with _session(
-        home,
-        verbose,
-        as_json=as_json,
-        quiet=quiet,
-        listen=listen,
-        bootstrap=bootstrap,
-        mdns=mdns,
-    ) as session:
-        found = _list(session, ref, file, from_peer, timeout)
-        rows = [
-            (one["name"], one["dtype"], _shape(one["shape"]), one["cid"] or "-")
-            for one in found["tensors"]
-        ]
-        session.output.table(("NAME", "DTYPE", "SHAPE", "CID"), rows)
-        total = sum(one["length"] for one in found["tensors"])
-        session.output.say(f"{len(rows)} tensors, {size(total)}")
-        session.output.result(found)
+    found = _list(session, ref, file, from_peer, timeout)
+    rows = [
+        (one["name"], one["dtype"], _shape(one["shape"]), one["cid"] or "-")
+        for one in found["tensors"]
+    ]
+    session.output.table(("NAME", "DTYPE", "SHAPE", "CID"), rows)
+    total = sum(one["length"] for one in found["tensors"])
+    session.output.say(f"{len(rows)} tensors, {size(total)}")
+    session.output.result(found)
 
 
 @app.command()
+@command(*VISIT, "as_json", "quiet")
 def cat(
+    session: Session,
     ref: RefArgument,
     tensor: Annotated[
         str,
@@ -106,86 +87,59 @@ def cat(
     force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
     file: FileOption = "",
     from_peer: FromOption = None,
-    home: HomeOption = None,
-    listen: ListenOption = None,
-    bootstrap: BootstrapOption = None,
-    mdns: MdnsOption = None,
     timeout: TimeoutOption = None,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = 0,
 ) -> None:
-    """Print a tensor, or some rows of it: only these are fetched, and verified."""
-    with _session(
-        home,
-        verbose,
-        as_json=as_json,
-        quiet=quiet,
-        listen=listen,
-        bootstrap=bootstrap,
-        mdns=mdns,
-    ) as session:
-        params = {"tensors": [tensor], "path": file, "peers": from_peer, "timeout": timeout}
-        if output is not None:
-            fetched = get_tensors(session, ref, output.absolute(), params, overwrite=force)
-            _show_fetched(session.output, fetched)
-            return
-        with tempfile.TemporaryDirectory(prefix="lattica-") as folder:
-            path = Path(folder) / "tensor.safetensors"
-            get_tensors(session, ref, path, params)
-            _print(session.output, path, raw=raw)
+    """Print a tensor, or some rows of it.
+
+    Only these are fetched, and verified.
+    """
+    params = {"tensors": [tensor], "path": file, "peers": from_peer, "timeout": timeout}
+    if output is not None:
+        fetched = get_tensors(session, ref, output.absolute(), params, overwrite=force)
+        _show_fetched(session.output, fetched)
+        return
+    with tempfile.TemporaryDirectory(prefix="lattica-") as folder:
+        path = Path(folder) / "tensor.safetensors"
+        get_tensors(session, ref, path, params)
+        _print(session.output, path, raw=raw)
 
 
 @app.command()
+@command(*VISIT, "as_json", "quiet")
 def diff(
+    session: Session,
     one: RefArgument,
     other: Annotated[
         str, typer.Argument(metavar="FILE|REF", help="What to hold it against.", show_default=False)
     ],
     every: Annotated[bool, typer.Option("--all", help="List what is equal, too.")] = False,
     from_peer: FromOption = None,
-    home: HomeOption = None,
-    listen: ListenOption = None,
-    bootstrap: BootstrapOption = None,
-    mdns: MdnsOption = None,
     timeout: TimeoutOption = 120.0,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = 0,
 ) -> None:
-    """Compare two checkpoints by the identifiers of their tensors: none is fetched.
+    """Compare two checkpoints, tensor by tensor.
 
-    Between two files that are here, the elements that differ are counted. Exits with 1 where
-    anything differs.
+    They are compared by their identifiers, and none is fetched. Between two files that are here,
+    the elements that differ are counted. Exits with 1 where anything differs.
     """
-    with _session(
-        home,
-        verbose,
-        as_json=as_json,
-        quiet=quiet,
-        listen=listen,
-        bootstrap=bootstrap,
-        mdns=mdns,
-    ) as session:
-        sides = [
-            {row["name"]: row for row in _list(session, ref, "", from_peer, timeout)["tensors"]}
-            for ref in (one, other)
-        ]
-        local = os.path.exists(one) and os.path.exists(other)
-        rows = _compare(*sides, files=(Path(one), Path(other)) if local else None)
-        shown = [row for row in rows if every or row["state"] != "equal"]
-        session.output.table(
-            ("STATE", "NAME", "DTYPE", "SHAPE", "CHANGED"),
-            [
-                (row["state"], row["name"], row["dtype"], _shape(row["shape"]), _percent(row))
-                for row in shown
-            ],
-        )
-        differ = sum(row["state"] != "equal" for row in rows)
-        session.output.say(f"{differ} of {len(rows)} tensors differ")
-        session.output.result({"tensors": shown, "differ": differ, "of": len(rows)})
-        if differ:
-            raise SystemExit(1)
+    sides = [
+        {row["name"]: row for row in _list(session, ref, "", from_peer, timeout)["tensors"]}
+        for ref in (one, other)
+    ]
+    local = os.path.exists(one) and os.path.exists(other)
+    rows = _compare(*sides, files=(Path(one), Path(other)) if local else None)
+    shown = [row for row in rows if every or row["state"] != "equal"]
+    session.output.table(
+        ("STATE", "NAME", "DTYPE", "SHAPE", "CHANGED"),
+        [
+            (row["state"], row["name"], row["dtype"], _shape(row["shape"]), _percent(row))
+            for row in shown
+        ],
+    )
+    differ = sum(row["state"] != "equal" for row in rows)
+    session.output.say(f"{differ} of {len(rows)} tensors differ")
+    session.output.result({"tensors": shown, "differ": differ, "of": len(rows)})
+    if differ:
+        raise SystemExit(1)
 
 
 def get_tensors(

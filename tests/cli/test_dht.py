@@ -73,7 +73,7 @@ def test_values_go_through_the_running_node_and_through_visitors(tmp_path: Path)
     [
         (["put", "greeting", "x"], b"no rules"),
         (["put", KEY, "{", "--typed"], b"not JSON"),
-        (["put", KEY, "x", "--ttl", "soon"], b"is not a time"),
+        (["put", KEY, "x", "--ttl", "soon"], b"is no duration"),
     ],
 )
 def test_wrong_use_is_status_2(tmp_path: Path, arguments: list[str], complaint: bytes) -> None:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 from typer.testing import CliRunner
 
+from lattica._sizes import parse_duration
 from lattica.cli._app import app
-from lattica.cli._swarm import parse_duration
 from lattica.errors import InvalidInput
 from lattica.private_swarm import read_ring
 

@@ -49,7 +49,8 @@ async def test_an_unknown_method_is_refused(lab: Lab) -> None:
         ("verify", {"ref": None}, "'ref' is missing"),
         ("verify", {"ref": ABSENT, "repair": 1}, "expected bool"),
         ("cache", {"pin": True}, "'ref' is missing"),
-        ("pin", {"ref": ABSENT, "pinned": 0}, "expected bool"),
+        ("pin", {"ref": 1}, "expected str"),
+        ("unpin", {}, "'ref' is missing"),
     ],
 )
 async def test_wrong_parameters_are_wrong_input(

@@ -86,7 +86,7 @@ def test_the_store_keeps_what_is_pinned_and_mends_what_is_damaged(tmp_path: Path
         assert (mended.damaged_count, mended.repaired_bytes) == (0, 256 << 10)
         b.cache(second.ticket)
         b.pin(second.cid)
-        b.pin(second.cid, False)
+        b.unpin(second.cid)
         usage = b.usage()
         assert usage.quota == 2 << 20
         assert {item.cid: item.pinned for item in usage.objects} == {
