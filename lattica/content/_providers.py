@@ -20,13 +20,13 @@ from lattica.transport import PeerInfo, ProtocolNotSupported, StreamReset
 
 from ._bans import ProviderBanned
 from ._candidates import Candidates
-from ._events import OriginLeft, OriginUsed, ProviderJoined, ProviderLeft
+from ._events import BadLeaf, OriginLeft, OriginUsed, ProviderJoined, ProviderLeft
 from ._farewells import Farewells, worth_retrying
 from ._messages import PROTOCOL
 from ._origin import OriginSession, pseudo_peer
 from ._patience import Patience
 from ._seats import Seats
-from ._session import Session, StreamEnded
+from ._session import ProviderSilent, Session, StreamEnded
 from ._timekeeper import Timekeeper
 from .bitswap import BitswapSession
 
@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _FIRST_RETRY_SECONDS, _LAST_RETRY_SECONDS = 0.5, 8.0
+_MAX_SILENCES = 2  # of a provider that has never delivered anything: it is mute
 _LEAST_WRITE_BYTES = 1 << 20
 _DOUBTFUL_DIALS = 4  # at the same time, to peers of whom another one says that they are there
 
@@ -111,6 +112,7 @@ class Providers:
         self._used: set[str] = set()  # of the origins, those that the caller was told of
         self._seats = Seats(limits.providers)
         self._doubtful_dials = trio.Semaphore(_DOUBTFUL_DIALS)
+        self._delivered: set[PeerId] = set()  # those that ever sent what they were asked for
         self._nursery: trio.Nursery | None = None
         self._scope: trio.CancelScope | None = None
         self._early: list[tuple[list[PeerInfo], AsyncIterable[PeerInfo | None] | None]] = []
@@ -223,6 +225,12 @@ class Providers:
         if self.stage is not None:
             self.stage.planner.remove_peer(error.peer)
 
+    def lied(self, lie: LeafMismatch) -> None:
+        """Ban whoever lied, and tell."""
+        self.ban(lie)
+        self.ring()
+        self._keeper.tell(BadLeaf(lie))
+
     def _ban_of(self, peer: PeerId) -> ProviderBanned | None:
         now = trio.current_time()
         ban = self._bans.of(peer, now)
@@ -276,6 +284,7 @@ class Providers:
     def received(self, peer: PeerId, stage: Stage, size: int, wire: int) -> None:
         """Count what came."""
         self._seats.delivered(peer, trio.current_time())
+        self._delivered.add(peer)
         self._keeper.received(peer, stage, size, wire)
 
     def refused(self, peer: PeerId, status: Status) -> None:
@@ -313,7 +322,7 @@ class Providers:
 
     async def _attend(self, info: PeerInfo, hearsay: bool) -> None:
         """Look after one provider until it is of no use, trying again when it was lost."""
-        delay = _FIRST_RETRY_SECONDS
+        delay, silences = _FIRST_RETRY_SECONDS, 0
         try:
             while True:
                 began = trio.current_time()
@@ -328,6 +337,9 @@ class Providers:
                 self._leave_for(error, info.peer, banned)
                 self._clock.look()
                 if banned is not None or not worth_retrying(error):
+                    return
+                silences += isinstance(error, ProviderSilent)
+                if silences == _MAX_SILENCES and info.peer not in self._delivered:
                     return
                 if hearsay and not isinstance(error, StreamEnded | StreamReset):
                     return

@@ -80,6 +80,12 @@ class StreamEnded(Unreachable):
     code = "stream-ended"
 
 
+class ProviderSilent(StreamEnded):
+    """A provider says nothing any more."""
+
+    code = "provider-silent"
+
+
 class Side(Protocol):
     """The fetch, as a session sees it."""
 
@@ -108,6 +114,9 @@ class Side(Protocol):
 
     def refused(self, peer: PeerId, status: Status) -> None:
         """Note that `peer` will not send something."""
+
+    def lied(self, lie: LeafMismatch) -> None:
+        """Note that a provider sent something else in place of what it was asked for."""
 
     async def settle(self, peer: PeerId, stage: Stage, items: list[Item]) -> LeafMismatch | None:
         """Hash and keep items in a worker thread. Returns the lie, if one does not match."""

@@ -10,7 +10,7 @@ import trio
 from ._events import ProviderSlow
 from ._plan import CancelAsk, PeerReady, PeerSilent
 from ._seats import ROOM_SECONDS
-from ._session import StreamEnded
+from ._session import ProviderSilent, StreamEnded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sized
@@ -84,7 +84,8 @@ class Timekeeper:
             elif isinstance(event, PeerReady):
                 session.ring()
             elif isinstance(event, PeerSilent):
-                self._cut(event.peer, f"was silent for {event.seconds:.0f} s")
+                silent = f"{event.peer} was silent for {event.seconds:.0f} s"
+                self._cut(event.peer, ProviderSilent(silent, peer=event.peer))
             else:
                 self._tell(ProviderSlow(event.peer, event.seconds))
                 self._seats.ring()
@@ -92,10 +93,11 @@ class Timekeeper:
     def _make_room(self, now: float) -> None:
         while now >= self._seats.room_at():
             peer = self._seats.longest_idle()
-            self._cut(peer, f"delivered nothing for {ROOM_SECONDS:.0f} s while others waited")
+            idle = f"{peer} delivered nothing for {ROOM_SECONDS:.0f} s while others waited"
+            self._cut(peer, StreamEnded(idle, peer=peer))
 
-    def _cut(self, peer: PeerId, why: str) -> None:
-        self._farewells.cut(peer, StreamEnded(f"{peer} {why}", peer=peer))
+    def _cut(self, peer: PeerId, why: LatticaError) -> None:
+        self._farewells.cut(peer, why)
         self._seats.cut(peer)
 
     def _reason_to_stop(self, now: float) -> LatticaError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 import trio
@@ -11,10 +11,10 @@ from trio.testing import wait_all_tasks_blocked
 
 from lattica.cid import CID, Codec, HashFunction
 from lattica.content import (
-    MAX_BLOCK_BYTES,
     ExchangeLimits,
-    FetchStalled,
     NoProvider,
+    ProvidersBanned,
+    ProvidersLost,
     Store,
     bitswap,
     build,
@@ -32,7 +32,8 @@ from lattica.content.bitswap import (
     encode,
     open_bitswap,
 )
-from lattica.content.bitswap._messages import Block, block_for
+from lattica.content.bitswap._messages import block_for
+from lattica.errors import IntegrityError
 from lattica.testing import open_memory_meshes
 
 if TYPE_CHECKING:
@@ -207,8 +208,9 @@ async def test_a_provider_that_lacks_the_root_is_left(swarm: Swarm, autojump_clo
             await receiver.fetch(CID.of(b"nobody has this", Codec.DAG_PB), provider)
 
 
-async def test_wrong_blocks_are_nobody_s_and_nothing_is_written(
-    swarm: Swarm, autojump_clock: object
+@pytest.mark.parametrize("size", [100, 9_000_000])
+async def test_who_sends_wrong_blocks_alone_is_named_and_nothing_is_written(
+    swarm: Swarm, autojump_clock: object, size: int
 ) -> None:
     def lie(message: Message) -> list[Message]:
         wanted = [entry for entry in message.entries if not entry.cancel]
@@ -221,23 +223,119 @@ async def test_wrong_blocks_are_nobody_s_and_nothing_is_written(
         for protocol in PROTOCOLS:
             stranger.mesh.unhandle(protocol)
         Client(stranger.mesh, lie)
-        with pytest.raises(FetchStalled):
-            await receiver.fetch(CID.of(b"x" * 100), stranger)
+        root = build(stranger.file("model.bin", size)).root
+        with pytest.raises(IntegrityError, match="does not match its hash") as caught:
+            await receiver.fetch(root, stranger)
+        assert caught.value.peer == stranger.mesh.peer_id
+        assert trio.current_time() < 10
         assert not receiver.got.exists()
+        with pytest.raises(ProvidersBanned):
+            await receiver.fetch(root, stranger)
 
 
-async def test_a_peer_that_floods_with_blocks_nobody_wants_is_left(
+async def test_wrong_blocks_among_right_ones_are_a_lie_in_the_end(
     swarm: Swarm, autojump_clock: object
 ) -> None:
-    junk = Message(blocks=(Block(bytes.fromhex("01551e20"), bytes(MAX_BLOCK_BYTES)),))
+    async with swarm.peers(3) as (stranger, honest, receiver):
+        for peer in (stranger, honest):
+            speak_bitswap_alone(peer)
+        path = stranger.file("model.bin", 9_000_000)
+        stored = stranger.share(path)
+        honest.share(path)
+        read = stranger.exchange._library.read
 
+        spoiled = 0
+
+        async def spoil(*args: Any, **options: Any) -> Any:
+            nonlocal spoiled
+            batch = await read(*args, **options)
+            for place, block in enumerate(batch.blocks):
+                if isinstance(block, memoryview) and block[0] % 3 == 0:
+                    batch.blocks[place] = memoryview(bytes(block[:-1]) + b"!")
+                    spoiled += 1
+            return batch
+
+        stranger.exchange._library.read = spoil  # type: ignore[method-assign]  # it lies
+        with pytest.raises(IntegrityError):
+            await receiver.fetch(stored.root, stranger)
+        assert spoiled
+        assert trio.current_time() < 20
+        await receiver.fetch(stored.root, honest)
+        assert receiver.got.read_bytes() == path.read_bytes()
+
+
+async def test_a_liar_beside_an_honest_provider_is_left_soon(
+    swarm: Swarm, autojump_clock: object
+) -> None:
+    def lie(message: Message) -> list[Message]:
+        wanted = [entry for entry in message.entries if not entry.cancel]
+        return [Message(blocks=tuple(block_for(one.cid, b"not that") for one in wanted))]
+
+    async with swarm.peers(3) as (stranger, honest, receiver):
+        for peer in (stranger, honest):
+            speak_bitswap_alone(peer)
+        for protocol in PROTOCOLS:
+            stranger.mesh.unhandle(protocol)
+        Client(stranger.mesh, lie)
+        path = honest.file("model.bin", 9_000_000)
+        fetched = await receiver.fetch(honest.share(path).root, stranger, honest)
+        assert receiver.got.read_bytes() == path.read_bytes()
+        assert set(fetched.sources) == {honest.mesh.peer_id}
+        assert trio.current_time() < 10
+
+
+async def test_who_answers_nothing_is_given_up_soon(swarm: Swarm, autojump_clock: object) -> None:
     async with swarm.peers(2) as (stranger, receiver):
         speak_bitswap_alone(stranger)
         for protocol in PROTOCOLS:
             stranger.mesh.unhandle(protocol)
-        Client(stranger.mesh, lambda _: [junk] * 40)
-        with pytest.raises(NoProvider, match="were not asked for"):
+        Client(stranger.mesh)
+        with pytest.raises(ProvidersLost, match="was silent for"):
             await receiver.fetch(CID.of(b"x" * 100), stranger)
+        assert trio.current_time() < 90
+
+
+async def test_blocks_that_come_late_are_no_lie(swarm: Swarm, autojump_clock: object) -> None:
+    async with swarm.peers(2) as (provider, receiver):
+        speak_bitswap_alone(provider)
+        path = provider.file("model.bin", 9_000_000)
+        stored = provider.share(path)
+        send = provider.exchange._bitswap._send  # type: ignore[union-attr]  # it is open
+
+        async def twice(peer: PeerId, protocol: str, message: Message) -> None:
+            await send(peer, protocol, message)
+            await trio.sleep(1)
+            await send(peer, protocol, message)
+
+        provider.exchange._bitswap._send = twice  # type: ignore[union-attr, method-assign]
+        fetched = await receiver.fetch(stored.root, provider)
+        assert receiver.got.read_bytes() == path.read_bytes()
+        assert not fetched.bad_leaves
+
+
+async def test_a_peer_that_floods_with_what_it_has_sent_already_is_left(
+    swarm: Swarm, autojump_clock: object
+) -> None:
+    async with swarm.peers(2) as (stranger, receiver):
+        stored = stranger.share(stranger.file("model.bin", 600_000))
+        first, *_ = build(stored.path).files[0].leaves
+
+        def flood(message: Message) -> list[Message]:
+            messages = []
+            for entry in message.entries:
+                if entry.cid == bytes(first.cid):
+                    block = block_for(entry.cid, stored.path.read_bytes()[: first.length])
+                    messages += [Message(blocks=(block,) * 8)] * 40
+                elif (index := stranger.store.read_index(CID.from_bytes(entry.cid))) is not None:
+                    messages.append(Message(blocks=(block_for(entry.cid, index),)))
+            return messages
+
+        speak_bitswap_alone(stranger)
+        for protocol in PROTOCOLS:
+            stranger.mesh.unhandle(protocol)
+        Client(stranger.mesh, flood)
+        with pytest.raises(NoProvider, match="were not asked for"):
+            await receiver.fetch(stored.root, stranger)
 
 
 async def test_a_cancelled_fetch_takes_its_wants_back(swarm: Swarm, autojump_clock: object) -> None:

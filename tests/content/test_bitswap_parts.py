@@ -248,3 +248,12 @@ def test_what_has_come_is_not_cancelled() -> None:
     asked.want([Entry(cid(1))])
     assert asked.release([cid(1)], arrived=True) == []
     assert len(asked) == 0
+
+
+def test_what_was_wanted_lately_is_remembered_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lattica.content.bitswap._wants._MAX_RECENT", 3)
+    asked, blocks = Asked(), [CID.of(bytes([number])) for number in range(5)]
+    for cid in blocks:
+        asked.want([Entry(bytes(cid))])
+        asked.release([bytes(cid)], arrived=True)
+    assert [asked.was_wanted(cid.multihash) for cid in blocks] == [False, False, True, True, True]

@@ -273,6 +273,22 @@ async def test_a_lone_provider_that_always_puts_us_off_is_given_up(
         assert len(requests) < 30
 
 
+async def test_a_lone_provider_that_never_says_anything_is_given_up_soon(
+    swarm: Any, autojump_clock: MockClock
+) -> None:
+    async with swarm.peers(2) as (rogue, receiver):
+        shared = rogue.share(rogue.file("model.bin", 5 * LEAF))
+
+        async def serve(stream: Stream) -> None:
+            await trio.sleep_forever()
+
+        rogue.mesh.unhandle(PROTOCOL)
+        rogue.mesh.handle(PROTOCOL, serve)
+        with pytest.raises(ProvidersLost, match="was silent for"):
+            await receiver.fetch(shared.root, rogue)
+        assert trio.current_time() < 90
+
+
 async def test_a_lone_provider_that_trickles_is_given_up(
     swarm: Any, autojump_clock: MockClock
 ) -> None:

@@ -2,8 +2,11 @@
 
 The planner asks for runs of leaves and takes answers in order; Bitswap knows single blocks, in any
 order, on streams that the provider opens. So wants go out as the planner's requests say, a bounded
-number of them at a time, and what comes early is kept until its turn. A block that nobody wants is
-dropped: it may be late, and a block is named by its bytes, so a wrong one is just that.
+number of them at a time, and what comes early is kept until its turn.
+
+A block is named by its bytes, so a wrong one answers nothing: it is dropped. One that was wanted
+not long ago is late, that is all. Any other is what a liar sends in place of what it was asked for,
+and what an honest peer does not send: whoever sends such, and for some seconds nothing else, lied.
 """
 
 from __future__ import annotations
@@ -36,6 +39,8 @@ _MAX_ASKS = 8  # of the planner, 4 MiB each: what may come early, and so be kept
 _MAX_WANTS = 512  # told and not answered; others keep 1024 of a peer
 _MAX_USELESS_BYTES = 64 << 20  # that nobody wants, more than of use; a race leaves some behind
 _MAX_GATHERED = 1024  # blocks that are settled at once
+_MAX_STRANGE = 32  # blocks that were never wanted, with none of use between them
+_DOUBT_SECONDS = 5.0  # from the first of them on, if none of use comes
 _PAUSE_SECONDS, _GATHER_SECONDS = 0.05, 0.25  # as for any provider, see `content._session`
 
 
@@ -74,6 +79,8 @@ class BitswapSession:
         self._batch: list[tuple[Stage, int, memoryview]] = []
         self._batch_bytes, self._batch_since = 0, 0.0
         self._useful_bytes = self._useless_bytes = 0
+        self._strange = 0  # blocks that were never wanted, since the last one of use
+        self._doubt_at = math.inf  # when they are a lie, if none of use comes
         self._lost: LatticaError | None = None
 
     def ring(self) -> None:
@@ -96,6 +103,7 @@ class BitswapSession:
         Raises:
             ProtocolNotSupported: it does not speak Bitswap.
             HoldsNothing: it has nothing for us.
+            LeafMismatch: it sends something else than what it is asked for.
             UnexpectedAnswer: it sends and sends what was not asked for.
             StreamEnded: the connection was lost.
         """
@@ -166,13 +174,15 @@ class BitswapSession:
             if news is not None:
                 self._take(news, now)
             self._deliver(now)
+            self._doubt(now)
             if self._is_due(news, now):
                 await self._settle()
 
     async def _next_news(self, heard: trio.MemoryReceiveChannel[Heard]) -> Heard | None:
-        """Return what came next; None when nothing does, and blocks wait to be settled."""
+        """Return what came next; None when nothing does, and something is to be done meanwhile."""
+        pause = _PAUSE_SECONDS if self._batch else math.inf
         try:
-            with trio.move_on_after(_PAUSE_SECONDS if self._batch else math.inf):
+            with trio.move_on_at(min(trio.current_time() + pause, self._doubt_at)):
                 return await heard.receive()
         except trio.EndOfChannel:
             raise StreamEnded(f"the connection to {self.peer} ended", peer=self.peer) from None
@@ -185,7 +195,10 @@ class BitswapSession:
         for multihash, data in news.blocks:
             if multihash not in self._wanted or multihash in self._early:
                 self._note_useless(len(data))
+                if not self._bitswap.was_wanted(self.peer, multihash):
+                    self._note_strange(now)
                 continue
+            self._strange, self._doubt_at = 0, math.inf
             self._early[multihash] = memoryview(data)
             self._useful_bytes += len(data)
             if planner is not None:
@@ -200,6 +213,24 @@ class BitswapSession:
             raise UnexpectedAnswer(
                 f"{self._useless_bytes} bytes of blocks that were not asked for", peer=self.peer
             )
+
+    def _note_strange(self, now: float) -> None:
+        self._strange += 1
+        if self._strange == 1:
+            self._doubt_at = now + _DOUBT_SECONDS
+        elif self._strange == _MAX_STRANGE:
+            self._doubt_at = now
+
+    def _doubt(self, now: float) -> None:
+        """Raise LeafMismatch when the provider has sent something else for too long."""
+        if now < self._doubt_at:
+            return
+        self._strange, self._doubt_at = 0, math.inf
+        for run in self._pending:
+            if run.ask.id not in self._cancelled and run.ask.rest:
+                lie = run.stage.mismatch(run.ask.next, self.peer)
+                self._side.lied(lie)
+                raise lie
 
     def _deliver(self, now: float) -> None:
         """Hand on what has its turn."""

@@ -10,12 +10,13 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ._messages import Entry, Presence, WantType
+from ._messages import Entry, Presence, WantType, read_cid
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 MAX_WANTS = 1024  # of one peer: as many as other implementations keep, too
+_MAX_RECENT = 8192  # blocks that were wanted of one peer last: what comes late is no surprise
 
 
 class Room:
@@ -167,12 +168,18 @@ class Asked:
 
     def __init__(self) -> None:
         self._counts: Counter[bytes] = Counter()
+        self._recent: dict[bytes, None] = {}  # multihashes, the oldest first
+
+    def was_wanted(self, multihash: bytes) -> bool:
+        """Whether a block with this hash has been wanted lately, or still is."""
+        return multihash in self._recent
 
     def want(self, entries: Iterable[Entry]) -> list[Entry]:
         """Return which of these the peer has to be told; all are wanted once more."""
         told = []
         for entry in entries:
             self._counts[entry.cid] += 1
+            self._remember(read_cid(entry.cid).multihash)
             if self._counts[entry.cid] == 1 or entry.want is WantType.HAVE:
                 told.append(entry)
         return told
@@ -190,3 +197,9 @@ class Asked:
 
     def __len__(self) -> int:
         return len(self._counts)
+
+    def _remember(self, multihash: bytes) -> None:
+        self._recent.pop(multihash, None)
+        self._recent[multihash] = None
+        if len(self._recent) > _MAX_RECENT:
+            del self._recent[next(iter(self._recent))]

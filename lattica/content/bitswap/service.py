@@ -299,7 +299,10 @@ class Bitswap:
 
     @contextmanager
     def asking(self, peer: PeerId) -> Iterator[trio.MemoryReceiveChannel[Heard]]:
-        """Receive what `peer` gives and says, while the block runs."""
+        """Receive what `peer` gives and says, while the block runs.
+
+        What was wanted of it is remembered for as long as it is connected: it may come late.
+        """
         # One message waits beside the one that is being taken; then the stream it came on waits.
         sender, receiver = trio.open_memory_channel[Heard](0)
         sessions = self._sessions.setdefault(peer, [])
@@ -311,8 +314,10 @@ class Bitswap:
             receiver.close()
             sessions.remove(sender)
             if not sessions and self._sessions.get(peer) is sessions:
-                del self._sessions[peer], self._asked[peer]
+                del self._sessions[peer]
                 self._spoken.pop(peer, None)
+                if self._mesh.connected(peer) is None:
+                    self._asked.pop(peer, None)
 
     async def agree(self, peer: PeerId) -> None:
         """Find out which Bitswap a connected peer speaks. Raises ProtocolNotSupported."""
@@ -339,6 +344,10 @@ class Bitswap:
         """Undo wants; returns the cancellations that have to be told."""
         return self._asked[peer].release(cids, arrived=False)
 
+    def was_wanted(self, peer: PeerId, multihash: bytes) -> bool:
+        """Whether `peer` may think that we want this block: it was told so not long ago."""
+        return self._asked[peer].was_wanted(multihash)
+
     def got(self, peer: PeerId, cid: bytes) -> None:
         """Note that a wanted block has come."""
         self._asked[peer].release([cid], arrived=True)
@@ -363,6 +372,8 @@ class Bitswap:
             async for event in events:
                 if isinstance(event, PeerDisconnected):
                     self._drop(event.peer)
+                    if event.peer not in self._sessions:
+                        self._asked.pop(event.peer, None)
                     for session in self._sessions.get(event.peer, ()):
                         session.close()
 
