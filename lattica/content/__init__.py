@@ -36,7 +36,7 @@ from ._dag import (
     TreeBuilder as TreeBuilder,
     leaf_size as leaf_size,
 )
-from ._download import Download as Download, part_path as part_path
+from ._download import Download as Download
 from ._events import (
     BadLeaf as BadLeaf,
     DiskFull as DiskFull,
@@ -71,6 +71,7 @@ from ._ranges import (
     RangeOutside as RangeOutside,
 )
 from ._reading import BlockBatch as BlockBatch
+from ._rows import part_path as part_path
 from ._segments import (
     NotCutSo as NotCutSo,
     SegmentRoots as SegmentRoots,

@@ -5,14 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from lattica.cid import CID
 from lattica.errors import NotFound
 
+from ._rows import cid_of
 from ._values import Availability, ObjectState
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from lattica.cid import CID
 
     from ._index import Index
     from ._reading import Reader
@@ -59,7 +61,7 @@ class Catalogue:
         after = b""
         while page := self._index.roots(after, _ROOTS_PAGE, changed):
             after = page[-1]
-            yield from (CID.from_bytes(root).multihash for root in page)
+            yield from (cid_of(root).multihash for root in page)
 
     def availability(self, root: CID) -> Availability | None:
         """See `Store.availability`."""

@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from ._sources import Sources
 
 _MAX_OPEN = 64  # part files kept open between two writes
-_TAG_CHARACTERS = 8  # of the CID, in the name of the part path
 
 
 class Download:
@@ -234,13 +233,6 @@ class Download:
             kind = Kind.DIRECTORY if path else Kind.FILE
             transaction.grow_object(self._object, kind, leaves.size)
         return source
-
-
-def part_path(destination: Path, root: CID) -> Path:
-    """Return where a download to `destination` writes: a name of its own for each root."""
-    suffix = f".{str(root)[-_TAG_CHARACTERS:]}.part"
-    kept = os.fsencode(destination.name)[: 255 - len(suffix)]
-    return destination.with_name(os.fsdecode(kept) + suffix)
 
 
 def recover(index: Index) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ._build import Kind
-from ._download import Download, part_path
-from ._rows import DownloadRow
+from ._download import Download
+from ._rows import DownloadRow, part_path
 from ._tidy import CACHE
 from ._values import DestinationTaken, ObjectState, StoredObject
 

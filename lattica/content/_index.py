@@ -16,8 +16,6 @@ import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from lattica.cid import CID
-
 from ._rows import (
     SOURCE_COLUMNS,
     DownloadRow,
@@ -25,9 +23,11 @@ from ._rows import (
     OwnedRow,
     Place,
     SourceRow,
+    cid_of,
     file_of,
     object_of,
     path_of,
+    place_of,
     source_of,
 )
 from ._schema import open_database, store_errors
@@ -37,6 +37,8 @@ from ._values import Extent, NamedSegment, StoredObject
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
+
+    from lattica.cid import CID
 
 _MAX_PLACES = 16  # sources tried for one leaf
 
@@ -135,7 +137,7 @@ class Index:
                ) t ON t.object = o.id
                GROUP BY o.id, t.download ORDER BY 4, o.id"""
         )
-        return [OwnedRow(row[0], CID.from_bytes(row[1]), bool(row[2]), *row[3:]) for row in rows]
+        return [OwnedRow(row[0], cid_of(row[1]), bool(row[2]), *row[3:]) for row in rows]
 
     def file_bytes(self) -> int:
         """Return how large the database is, its log included."""
@@ -220,21 +222,25 @@ class Index:
             (object_id,),
         )
         return [
-            NamedSegment(path, name, offset, length, CID.from_bytes(cid))
+            NamedSegment(path, name, offset, length, cid_of(cid))
             for path, name, offset, length, cid in rows
         ]
 
     def downloads(self) -> list[DownloadRow]:
-        """Return the downloads that have not been finished."""
+        """Return the downloads that have not been finished.
+
+        What they write is written over, and deleted with them; so it has to be what a download of
+        that object to that place is called. A row that says otherwise is damaged, and left out.
+        """
         rows = self._rows(
             """SELECT d.id, d.object, o.root, d.destination, d.part_path, d.inode, d.finishing
                FROM downloads d JOIN objects o ON o.id = d.object"""
         )
-        return [
+        found = [
             DownloadRow(
                 id=row[0],
                 object=row[1],
-                root=CID.from_bytes(row[2]),
+                root=cid_of(row[2]),
                 destination=path_of(row[3]),
                 part_path=path_of(row[4]),
                 inode=row[5],
@@ -242,6 +248,7 @@ class Index:
             )
             for row in rows
         ]
+        return [row for row in found if row.is_sound]
 
     def has_block(self, multihash: bytes) -> bool:
         """Whether an index block is here."""
@@ -270,6 +277,6 @@ class Index:
             )
             if not rows:
                 return
-            place = Place(*rows[0])
+            place = place_of(rows[0])
             yield place
             after = place.source

@@ -110,6 +110,8 @@ def store_errors(path: Path) -> Iterator[None]:
     """Turn errors of SQLite in this block into StoreError; StorageError if the disk is full."""
     try:
         yield
+    except UnicodeDecodeError as error:  # of a schema that is damaged, as SQLite tells of it
+        raise StoreError(f"the store's index {path} is damaged: {error}") from error
     except sqlite3.Error as error:
         if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
             raise StorageError(f"cannot write the store's index {path}: {error}") from error

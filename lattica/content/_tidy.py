@@ -100,7 +100,14 @@ def _is_gone(source: SourceRow) -> bool:
 
 
 def unlink_owned(path: Path, folder: Path) -> None:
-    """Delete a file of the store, and the directories that this has left empty."""
+    """Delete a file of the store, and the directories that this has left empty.
+
+    A path that leads out of what the store keeps is none of its files, whatever its index says: an
+    index can be damaged, and what is gone is gone.
+    """
+    if not any(path.is_relative_to(folder / part) for part in (FILES, CACHE)) or ".." in path.parts:
+        _log.error("%s is noted as the store's own and is not in it: it stays", path)
+        return
     with suppress(OSError):  # the next start sweeps it away
         path.unlink()
         for parent in path.parents:
