@@ -12,6 +12,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from lattica._version import __version__ as __version__
     from lattica.cid import CID as CID
     from lattica.errors import (
         DeadlineExceeded as DeadlineExceeded,
@@ -62,6 +63,7 @@ _HOME_OF = {
     "Node": "sync",
     "Ticket": "ticket",
     "Multiaddr": "transport",
+    "__version__": "_version",
 }
 
 

@@ -38,6 +38,11 @@ def size(count: float) -> str:
     return f"{count:.{digits}f} {unit}"
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number of things for people: `1 peer`, `2 peers`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def duration(seconds: float) -> str:
     """Return a time span for people: `0:07`, `12:05`, `3:02:11`."""
     minutes, second = divmod(round(seconds), 60)
@@ -75,13 +80,13 @@ class Meter:
         rate = self._rate(phase, done, now)
         if phase == "find" or total is None:
             peers = report["peers"]
-            return f"{self.label}  looking for providers, {_count(peers, 'peer')} so far"
+            return f"{self.label}  looking for providers, {counted(peers, 'peer')} so far"
         share = percent(done, total)
         parts = [f"{_WORDS.get(phase, phase)} {size(done)} of {size(total)}  {share} %"]
         if rate and done < total:
             parts += [f"{size(rate)}/s", f"ETA {duration((total - done) / rate)}"]
         if phase == "fetch":
-            parts.append(_count(report["peers"], "peer"))
+            parts.append(counted(report["peers"], "peer"))
         numbers = "  ".join(parts)
         filled = _BAR * done // total if total else _BAR
         drawn = "█" * filled + "░" * (_BAR - filled)
@@ -146,10 +151,6 @@ class ProgressDisplay:
         self._drawn = True
         self._stream.write(text)
         self._stream.flush()
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 @contextlib.contextmanager

@@ -20,7 +20,6 @@ import os
 import shutil
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
@@ -43,6 +42,7 @@ from lattica._providing import Providing
 from lattica._read_calls import TooManyOpen as TooManyOpen
 from lattica._store_calls import StoreCalls
 from lattica._swarm import Swarms
+from lattica._version import __version__
 from lattica.content import (
     Compress,
     ExchangeLimits,
@@ -69,8 +69,6 @@ if TYPE_CHECKING:
     from lattica.pubsub import Pubsub, Subscription
     from lattica.results import Announcement
     from lattica.transport import Connection, Mesh, Transport
-
-VERSION = version("lattica-mesh")
 
 
 class NodeOptions(TypedDict, total=False):
@@ -273,7 +271,7 @@ class AsyncNode(GetCalls, StoreCalls):
         """Say who this node is and how it does."""
         uptime = trio.current_time() - self._started
         connections = len(self.mesh.connections())
-        return Status(self.id, tuple(self.addresses), self.home, VERSION, connections, uptime)
+        return Status(self.id, tuple(self.addresses), self.home, __version__, connections, uptime)
 
     def peers(self) -> list[Peer]:
         """Return the connections, the oldest first."""

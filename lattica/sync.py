@@ -8,13 +8,14 @@ comes of them. A test holds the two classes in step.
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from lattica._node_thread import InsideEventLoop as InsideEventLoop, NodeClosed as NodeClosed
 from lattica._progress import shown
 from lattica._sync_dht import BlockingDht
 from lattica._sync_models import BlockingModelCalls
 from lattica._sync_opened import BlockingObject
+from lattica.node import AsyncNode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from lattica.cid import CID, HashFunction
     from lattica.identity import PeerId
     from lattica.models import Name, NameRecord, Rule
-    from lattica.node import AsyncNode
     from lattica.pubsub import Message
     from lattica.results import (
         Announcement,
@@ -46,7 +46,19 @@ if TYPE_CHECKING:
     from lattica.ticket import Ticket
     from lattica.transport import Multiaddr
 
+_N = TypeVar("_N")
 
+
+def _told_in_full(blocking: type[_N]) -> type[_N]:
+    """Let `help` say of each method all that it says of the one that its text refers to."""
+    for part in blocking.__mro__:
+        for name, method in vars(part).items():
+            if f"see `AsyncNode.{name}`" in (getattr(method, "__doc__", None) or ""):
+                method.__doc__ = getattr(AsyncNode, name).__doc__
+    return blocking
+
+
+@_told_in_full
 class Node(BlockingModelCalls):
     """A node in a thread of its own. Takes what `open_node` takes; use it with `with`.
 

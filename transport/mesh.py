@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import logging
 from contextlib import asynccontextmanager
-from importlib import metadata
 from typing import TYPE_CHECKING
 
 import trio
 
 from lattica._nursery import private_nursery
+from lattica._version import __version__
 from lattica.errors import DeadlineExceeded, InvalidInput, LatticaError
 
 from ._book import AddressBook
@@ -467,7 +467,7 @@ async def open_mesh(
             TcpTransport(backlog=limits.accept_backlog, head_start_s=limits.dial_head_start_s)
         ]
     if agent_version is None:
-        agent_version = f"lattica-mesh/{_version()}"
+        agent_version = f"lattica-mesh/{__version__}"
     async with private_nursery() as nursery:
         mesh = Mesh(
             identity,
@@ -486,10 +486,3 @@ async def open_mesh(
         finally:
             await mesh._close()
         nursery.cancel_scope.cancel()
-
-
-def _version() -> str:
-    try:
-        return metadata.version("lattica-mesh")
-    except metadata.PackageNotFoundError:  # run from a checkout that was never installed
-        return "0"

@@ -40,9 +40,9 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version
+        from lattica import __version__
 
-        typer.echo(f"lattica-mesh {version('lattica-mesh')}")
+        typer.echo(f"lattica-mesh {__version__}")
         raise typer.Exit
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lattica._progress import size
+from lattica._progress import counted, size
 
 from ._command import command
 from ._session import Session
@@ -82,8 +82,8 @@ def make(
     full = new.stat().st_size
     session.output.say(
         f"{output.name}: {size(summary.size)} instead of {size(full)}, "
-        f"{full / summary.size:.1f} times smaller; {len(summary.entries)} tensors changed, "
-        f"{summary.unchanged} did not"
+        f"{full / summary.size:.1f} times smaller; "
+        f"{counted(len(summary.entries), 'tensor')} changed, {summary.unchanged} did not"
     )
     if depth >= (anchor_every or ANCHOR_EVERY):
         session.output.say(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lattica._control import Request
-from lattica._progress import size
+from lattica._progress import counted, size
 
 from . import _show
 from ._command import VISIT, command
@@ -329,6 +329,7 @@ def _vouch(
 def _print(output: Output, found: Mapping[str, Any]) -> None:
     trusted = "trusted" if found["trusted"] else "NOT TRUSTED"
     when = time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(found["created"]))
+    files = counted(len(found["files"]), "file")
     rows = [
         ("manifest", found["cid"]),
         ("name", f"{found['name']} version {found['version']}"),
@@ -336,7 +337,7 @@ def _print(output: Output, found: Mapping[str, Any]) -> None:
         ("published", when),
         ("licence", found["licence"] or "none is named"),
         ("message", found["message"]),
-        ("content", f"{found['root']} ({size(found['size'])}, {len(found['files'])} files)"),
+        ("content", f"{found['root']} ({size(found['size'])}, {files})"),
         *((link["kind"], link["cid"]) for link in found["links"]),
         *(("delta", f"{one['delta']} ({size(one['size'])})") for one in found["deltas"]),
         *((f"meta {name}", str(value)) for name, value in found["meta"].items()),

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from lattica._control import Request
-from lattica._progress import size
+from lattica._progress import counted, size
 
 from ._command import command
 from ._options import RefArgument
@@ -107,5 +107,5 @@ def gc(session: Session) -> None:
     for cid in found["forgotten"]:
         session.output.data(cid)
     count = len(found["forgotten"])
-    session.output.say(f"{size(found['freed_bytes'])} freed, {count} objects forgotten")
+    session.output.say(f"{size(found['freed_bytes'])} freed, {counted(count, 'object')} forgotten")
     session.output.result(found)

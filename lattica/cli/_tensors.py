@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lattica._control import Request
-from lattica._progress import size
+from lattica._progress import counted, size
 
 from . import _show
 from ._command import VISIT, command
@@ -62,7 +62,7 @@ def ls(
     ]
     session.output.table(("NAME", "DTYPE", "SHAPE", "CID"), rows)
     total = sum(one["length"] for one in found["tensors"])
-    session.output.say(f"{len(rows)} tensors, {size(total)}")
+    session.output.say(f"{counted(len(rows), 'tensor')}, {size(total)}")
     session.output.result(found)
 
 
@@ -294,7 +294,8 @@ def _print(output: Output, path: Path, *, raw: bool) -> None:
 
 
 def _show_fetched(output: Output, fetched: Mapping[str, Any]) -> None:
-    output.say(f"{fetched['tensors']} tensors, {size(fetched['size'])}; every byte was verified")
+    tensors = counted(fetched["tensors"], "tensor")
+    output.say(f"{tensors}, {size(fetched['size'])}; every byte was verified")
     output.data(fetched["path"])
     output.result(fetched)
 

@@ -134,6 +134,13 @@ def test_it_offers_what_the_async_node_offers() -> None:
             )
 
 
+def test_help_explains_what_a_method_takes() -> None:
+    told = {name: inspect.getdoc(getattr(lattica.Node, name)) or "" for name in dir(lattica.Node)}
+    assert "seconds for all of it" in told["get"]
+    assert "an SPDX expression" in told["publish"]
+    assert not [name for name, text in told.items() if "see `AsyncNode" in text]
+
+
 def test_it_takes_what_open_node_takes() -> None:
     taken = inspect.signature(lattica.open_node).parameters.values()
     keywords = {one.name: one.annotation for one in taken if one.kind is one.KEYWORD_ONLY}
