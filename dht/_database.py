@@ -23,16 +23,16 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-VERSION = 1  # of the tables
+VERSION = 2  # of the tables
 BUSY_SECONDS = 5.0  # how long another process may hold the file
 MAX_ROWS = 200_000  # read of each table: above what the stores hold, whatever the file says
 _TABLES = f"""
 BEGIN;
 CREATE TABLE held (key BLOB, place BLOB, encoded BLOB NOT NULL, expires REAL NOT NULL,
-    PRIMARY KEY (key, place)) WITHOUT ROWID;
+    source BLOB NOT NULL, PRIMARY KEY (key, place)) WITHOUT ROWID;
 CREATE TABLE own (key BLOB, place BLOB, encoded BLOB NOT NULL, expires REAL NOT NULL,
-    PRIMARY KEY (key, place)) WITHOUT ROWID;
-CREATE TABLE providers (key BLOB, peer BLOB, expires REAL NOT NULL,
+    source BLOB NOT NULL, PRIMARY KEY (key, place)) WITHOUT ROWID;
+CREATE TABLE providers (key BLOB, peer BLOB, expires REAL NOT NULL, source BLOB,
     PRIMARY KEY (key, peer)) WITHOUT ROWID;
 CREATE TABLE addresses (peer BLOB PRIMARY KEY, addresses BLOB NOT NULL) WITHOUT ROWID;
 PRAGMA user_version = {VERSION};
@@ -48,6 +48,7 @@ class ValueRow:
     place: bytes
     encoded: bytes
     expires: float  # seconds since 1970
+    source: bytes = b""  # who brought it: a network, or a peer
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,7 @@ class ProviderRow:
     key: bytes
     peer: bytes
     expires: float  # seconds since 1970
+    source: bytes | None = None  # the network from which it said so
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,9 +155,9 @@ class Database:
                     [place for place, row in rows.items() if row is None],
                 )
                 connection.executemany(
-                    f"INSERT OR REPLACE INTO {table} VALUES (?, ?, ?, ?)",
+                    f"INSERT OR REPLACE INTO {table} VALUES (?, ?, ?, ?, ?)",
                     [
-                        (row.key, row.place, row.encoded, row.expires)
+                        (row.key, row.place, row.encoded, row.expires, row.source)
                         for row in rows.values()
                         if row is not None
                     ],
@@ -165,9 +167,9 @@ class Database:
                 [place for place, row in changes.providers.items() if row is None],
             )
             connection.executemany(
-                "INSERT OR REPLACE INTO providers VALUES (?, ?, ?)",
+                "INSERT OR REPLACE INTO providers VALUES (?, ?, ?, ?)",
                 [
-                    (row.key, row.peer, row.expires)
+                    (row.key, row.peer, row.expires, row.source)
                     for row in changes.providers.values()
                     if row is not None
                 ],
@@ -209,11 +211,12 @@ class Database:
             rule = f"SELECT {columns} FROM {table} LIMIT {MAX_ROWS}"
             return connection.execute(rule).fetchall()
 
-        value = "key, place, encoded, expires"
+        value = "key, place, encoded, expires, source"
+        provider = "key, peer, expires, source"
         return Saved(
             [ValueRow(*row) for row in rows(value, "held ORDER BY expires")],
             [ValueRow(*row) for row in rows(value, "own ORDER BY expires")],
-            [ProviderRow(*row) for row in rows("key, peer, expires", "providers ORDER BY expires")],
+            [ProviderRow(*row) for row in rows(provider, "providers ORDER BY expires")],
             dict(rows("peer, addresses", "addresses")),
         )
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import trio
@@ -131,7 +132,7 @@ class Persistence:
         held, own, providers = self._dirty
         changes = Changes.none()
         for key, place in held:
-            changes.held[key, place] = _value_row(key, self._held.item(key, place))
+            changes.held[key, place] = self._held_row(key, self._held.item(key, place))
         for key, place in own:
             changes.own[key, place] = _value_row(key, self._own.item(key, place))
         for key, peer in providers:
@@ -142,12 +143,16 @@ class Persistence:
         changes = Changes.none()
         changes.whole = True
         for key, item in self._held:
-            changes.held[key, item.place] = _value_row(key, item)
+            changes.held[key, item.place] = self._held_row(key, item)
         for key, item in self._own:
             changes.own[key, item.place] = _value_row(key, item)
         for key, peer in self._providers:
             self._add_provider(changes, key, peer)
         return changes
+
+    def _held_row(self, key: bytes, item: Item | None) -> ValueRow | None:
+        row = _value_row(key, item)
+        return None if row is None else replace(row, source=self._held.source(key, row.place))
 
     def _add_provider(self, changes: Changes, key: bytes, peer: PeerId) -> None:
         expires_at = self._providers.expires_at(key, peer)
@@ -155,7 +160,9 @@ class Persistence:
             changes.providers[key, peer.raw] = None
             return
         left = expires_at - trio.current_time()
-        changes.providers[key, peer.raw] = ProviderRow(key, peer.raw, self._clock.wall() + left)
+        changes.providers[key, peer.raw] = ProviderRow(
+            key, peer.raw, self._clock.wall() + left, self._providers.group(key, peer)
+        )
         if peer.raw not in changes.addresses:
             known = self._book.addresses(peer, hearsay=False)[:_MAX_ADDRESSES]
             changes.addresses[peer.raw] = codec.pack([bytes(address) for address in known])
@@ -182,7 +189,11 @@ class Persistence:
                 peer = known.get(provided.peer) or PeerId.from_bytes(provided.peer)
                 known[provided.peer] = peer
                 self._providers.restore(
-                    provided.key, peer, left=provided.expires - now, now=monotonic
+                    provided.key,
+                    peer,
+                    left=provided.expires - now,
+                    now=monotonic,
+                    group=provided.source,
                 )
             except (LatticaError, TypeError, ValueError):
                 lost += 1
@@ -193,7 +204,8 @@ class Persistence:
             _log.warning("%d records in %s were of no use and are dropped", lost, self._path)
 
     def _restore_held(self, row: ValueRow, now: float) -> None:
-        self._held.add(row.key, self._held.reopen(row.key, row.encoded, row.expires), now=now)
+        item = self._held.reopen(row.key, row.encoded, row.expires)
+        self._held.add(row.key, item, now=now, source=row.source)
 
     def _restore_own(self, row: ValueRow, now: float) -> None:
         self._own.add(row.key, self._held.reopen(row.key, row.encoded, row.expires))

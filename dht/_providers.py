@@ -95,14 +95,20 @@ class ProviderStore:
         """
         self._add(key, peer, self._seconds, now, group)
 
-    def restore(self, key: bytes, peer: PeerId, *, left: float, now: float) -> None:
+    def group(self, key: bytes, peer: PeerId) -> bytes | None:
+        """Return the network from which `peer` said that it provides `key`, where that counts."""
+        return self._by_key.get(key, {}).get(peer)
+
+    def restore(
+        self, key: bytes, peer: PeerId, *, left: float, now: float, group: bytes | None = None
+    ) -> None:
         """Keep a record from before, with so many seconds `left`.
 
         Those that expire first come first, and all of them before the first `add`. Raises
         ValueError: a bad key.
         """
         if left > 0:
-            self._add(key, peer, min(left, self._seconds), now, None)
+            self._add(key, peer, min(left, self._seconds), now, group)
 
     def _add(
         self, key: bytes, peer: PeerId, seconds: float, now: float, group: bytes | None

@@ -3,19 +3,19 @@
 What comes in here is valid already (`_namespaces`); the store says which of two is kept, and holds
 the bounds: so much under a key, so much of one author, so much in all (spec/dht.md §7.6). Where a
 bound is met, whoever takes the most room pays: an author over its quota loses its own oldest, a
-full key takes from where most of its entries came from, and there from the author that has most, a
-full store from whoever holds more than an equal share. Authors cost nothing, so it counts from
-which network entries were brought, too. So a flood drowns its own, and a newcomer with one entry
-finds room.
+full key takes from the network that brought most of what stands there (`_crowding`), a full store
+from whoever holds more than an equal share. Authors cost nothing, so it counts from which network
+entries were brought. So a flood drowns its own, and a newcomer with one entry finds room.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections import Counter, deque
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ._crowding import Claim, Crowding
 from ._namespaces import Item, Reason, ValueRefused
 from ._records import MAX_ENTRIES, MAX_SET
 
@@ -61,9 +61,11 @@ class RecordStore:
     Args:
         namespaces: the rules, which say what replaces what.
         limits: what it holds at most.
+        crowding: who gives way where a key is full.
 
     Attributes:
-        changed: called with key, place and item when one came, with None when it went.
+        changed: called with key, place and item when one came, or who brought it has changed; with
+            None when it went.
     """
 
     def __init__(
@@ -71,10 +73,11 @@ class RecordStore:
         namespaces: Namespaces,
         *,
         limits: StoreLimits = _LIMITS,
+        crowding: Crowding | None = None,
     ) -> None:
         self.changed: Callable[[bytes, bytes, Item | None], object] = lambda _key, _place, _it: None
         self._namespaces = namespaces
-        self._limits = limits
+        self._limits, self._crowding = limits, crowding or Crowding()
         self._keys: dict[bytes, dict[bytes, Item]] = {}
         # In the order of arrival, the oldest first.
         self._order: dict[Place, int] = {}  # what each costs, in bytes
@@ -118,6 +121,10 @@ class RecordStore:
         """Return what stands in one place."""
         return self._keys.get(key, {}).get(place)
 
+    def source(self, key: bytes, place: bytes) -> bytes:
+        """Return who brought what stands in one place; empty: we did, or nothing stands there."""
+        return self._source_of.get((key, place), b"")
+
     def reopen(self, key: bytes, encoded: bytes, expires: float) -> Item:
         """Return an item that was read before, from where it was saved. Raises LatticaError."""
         return self._namespaces.rules(key).reopen(key, encoded, expires)
@@ -140,7 +147,7 @@ class RecordStore:
             if not self._namespaces.supersedes(key, item, held):
                 raise ValueRefused("something newer is held", Reason.STALE)
         cost = ITEM_COST + len(key) + len(item.place) + len(item.encoded)
-        set_size = SET_COST + len(item.encoded)
+        set_size = _size_in_set(item)
         if cost > min(self._limits.size, self._limits.size_per_owner):
             raise ValueRefused(f"an item of {cost} bytes", Reason.FULL)
         self._make_room_in_key(key, item, set_size, source)
@@ -166,6 +173,7 @@ class RecordStore:
         if cost is not None and self._source_of[key, place] != source:
             self._forget_source((key, place), cost)
             self._note_source((key, place), source, cost)
+            self.changed(key, place, self.item(key, place))
 
     def expire(self, now: float) -> None:
         """Drop what is over."""
@@ -175,43 +183,29 @@ class RecordStore:
                 self._discard(entry[1], entry[2])
 
     def _make_room_in_key(self, key: bytes, item: Item, size: int, source: bytes) -> None:
-        """Have whoever takes most room under `key` give way. Raises ValueRefused: the newcomer."""
-        items = self._keys.get(key, {})
+        """Have who takes most room under `key` give way. Raises ValueRefused: the newcomer does."""
+        items, limits = self._keys.get(key, {}), self._limits
         held = items.get(item.place)
         total = self._key_sizes[key] + size
-        total -= SET_COST + len(held.encoded) if held is not None else 0
-        count = len(items) + (held is None)
-        if count <= self._limits.items_per_key and total <= self._limits.size_per_key:
+        total -= _size_in_set(held) if held is not None else 0
+        if len(items) + (held is None) <= limits.items_per_key and total <= limits.size_per_key:
             return
-        # By where it came from, then by author: what takes how much, and what goes first.
-        sources = Counter({source: size})
-        authors: dict[bytes, Counter[bytes]] = {source: Counter({item.owner: size})}
-        queues: dict[tuple[bytes, bytes], deque[Item]] = {(source, item.owner): deque()}
-        for each in items.values():
-            if each is not held:
-                its = self._source_of[key, each.place]
-                sources[its] += SET_COST + len(each.encoded)
-                authors.setdefault(its, Counter())[each.owner] += SET_COST + len(each.encoded)
-                queues.setdefault((its, each.owner), deque()).append(each)
-        leaving: list[Item] = []
-        while count > self._limits.items_per_key or total > self._limits.size_per_key:
-            payer = max(sources, key=lambda each: (sources[each], each == source))
-            shares = authors[payer]
-            author = max(shares, key=lambda each: (shares[each], each == item.owner))
-            if not queues[payer, author]:
-                raise ValueRefused(
-                    f"{len(items)} values of {self._key_sizes[key]} bytes stand there already",
-                    Reason.FULL,
-                )
-            oldest = queues[payer, author].popleft()
-            leaving.append(oldest)
-            room = SET_COST + len(oldest.encoded)
-            sources[payer] -= room
-            shares[author] -= room
-            total -= room
-            count -= 1
-        for each in leaving:
-            self._discard(key, each.place)
+        claims = [
+            Claim(each.place, each.owner, self._source_of[key, each.place], _size_in_set(each))
+            for each in items.values()
+            if each is not held
+        ]
+        newcomer = Claim(item.place, item.owner, source, size)
+        leaving = self._crowding.leaving(
+            claims, newcomer, count=limits.items_per_key, size=limits.size_per_key
+        )
+        if leaving is None:
+            raise ValueRefused(
+                f"{len(items)} values of {self._key_sizes[key]} bytes stand there already",
+                Reason.FULL,
+            )
+        for place in leaving:
+            self._discard(key, place)
 
     def _make_room_of_owner(self, owner: bytes, cost: int) -> None:
         while (theirs := self._owners.get(owner)) is not None and (
@@ -238,7 +232,7 @@ class RecordStore:
         item = self._keys[key].pop(place)
         cost = self._order.pop((key, place))
         self._size -= cost
-        self._key_sizes[key] -= SET_COST + len(item.encoded)
+        self._key_sizes[key] -= _size_in_set(item)
         if not self._keys[key]:
             del self._keys[key], self._key_sizes[key]
         theirs = self._owners[item.owner]
@@ -271,3 +265,7 @@ class RecordStore:
     def _holds(self, entry: tuple[float, bytes, bytes]) -> bool:
         item = self.item(entry[1], entry[2])
         return item is not None and item.expires == entry[0]
+
+
+def _size_in_set(item: Item) -> int:
+    return SET_COST + len(item.encoded)

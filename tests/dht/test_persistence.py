@@ -68,6 +68,25 @@ async def test_records_outlive_a_restart_and_what_has_expired_meanwhile_does_not
     assert late.dht.status().values >= 1, "what a node has put, it puts again"
 
 
+async def test_who_brought_what_is_known_after_a_restart(
+    autojump_clock: MockClock, swarm: Swarm, tmp_path: Path
+) -> None:
+    path = tmp_path / "dht.db"
+    node = await swarm.start(1, database=path)
+    other = await swarm.start(2, bootstrap=(node.address,))
+    await other.dht.wait_joined()
+    await other.dht.put(KEY, "here", ttl=86_400)
+    node.dht._store.add(MODEL, other.peer, now=trio.current_time(), group=b"net")
+    place = other.peer.raw
+    assert node.dht._keeper.store.source(KEY.encode(), place) == other.peer.raw
+    await trio.sleep(3)
+    node.dht._keeper.store.vouch(KEY.encode(), place, b"home")
+    swarm.stop(other)
+    node = await restart(swarm, node, path)
+    assert node.dht._keeper.store.source(KEY.encode(), place) == b"home"
+    assert node.dht._store.group(MODEL, other.peer) == b"net"
+
+
 async def test_provider_records_of_a_file_lapse_as_they_would_have(
     autojump_clock: MockClock, swarm: Swarm, tmp_path: Path
 ) -> None:
