@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,7 +53,8 @@ def _key_file(settings: Config, home: Home) -> Path | None:
     named = settings.text("swarm_key")
     if named:
         return Path(named).expanduser().absolute()
-    return home.swarm_key if home.swarm_key.exists() else None
+    # A link that leads nowhere, to a stick that is not plugged in say, is a key all the same.
+    return home.swarm_key if os.path.lexists(home.swarm_key) else None
 
 
 def _is_psk(path: Path) -> bool:

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 _READERS = 4  # worker threads that read for all streams: more do not make two cores faster
 _MAX_TABLES = 8  # files whose leaves were asked for by range lately
+_TABLE_COST = 1024  # bytes of content that are read and hashed in the time of one leaf's row
 _MAX_TABLE_LEAVES = 1 << 20  # of all of them: 40 MiB; larger files are asked for by hash
 
 
@@ -169,7 +170,9 @@ class StoreLibrary:
         """Return when something may be read for `peer` again: now, unless much was in vain."""
         return self._wasted.ready_at(peer, trio.current_time())
 
-    async def leaf_hashes(self, root: CID, first: int, count: int) -> list[bytes] | Status:
+    async def leaf_hashes(
+        self, root: CID, first: int, count: int, peer: PeerId
+    ) -> list[bytes] | Status:
         """Look a range of leaves up in the file's index, which is kept for the next range."""
         table = self._tables.get(root)
         if table is None:
@@ -181,6 +184,7 @@ class StoreLibrary:
             if table is None:
                 return Status.ABSENT
             self._remember(root, table)
+            self.wasted(peer, len(table) * _TABLE_COST)  # or a stranger has them made in turn
         if len(table) > _MAX_TABLE_LEAVES:
             return Status.TOO_LARGE
         self._tables.move_to_end(root)

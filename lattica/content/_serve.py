@@ -118,8 +118,10 @@ class Library(Protocol):
     def paid_at(self, peer: PeerId) -> float:
         """Return when something may be read for `peer` again: now, unless much was in vain."""
 
-    async def leaf_hashes(self, root: CID, first: int, count: int) -> list[bytes] | Status:
-        """Return the multihashes of a range of leaves, or why not."""
+    async def leaf_hashes(
+        self, root: CID, first: int, count: int, peer: PeerId
+    ) -> list[bytes] | Status:
+        """Return the multihashes of a range of leaves, or why not; `peer` asks."""
 
     async def availability(self, root: CID, peer: PeerId) -> bytes | Gains | Status:
         """Return what of `root` is here: flags, or what is being gained, or why it cannot be told.
@@ -310,7 +312,9 @@ class Conversation:
     async def _answer_leaves(
         self, outbox: trio.MemorySendChannel[Piece], request: LeavesRequest
     ) -> Status:
-        hashes = await self._library.leaf_hashes(request.root, request.first, request.count)
+        hashes = await self._library.leaf_hashes(
+            request.root, request.first, request.count, self._stream.peer
+        )
         if isinstance(hashes, Status):
             return hashes
         status = await self._answer_blocks(outbox, request, hashes, request.first)

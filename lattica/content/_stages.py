@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from .store import Store
 
 MAX_LEAVES = 1 << 22  # of one object; some 50 bytes each: 1 TiB in leaves of 256 KiB
+MAX_SMALL_LEAVES = 1 << 18  # of one object: more than any file has tensors
+SMALL_LEAF_BYTES = 4096  # on average; publishers make none of fewer than four times as many
 INDEX_ESTIMATE = 52_000  # bytes of a full index block: what one is planned as
 _MAX_WANTED = 64  # index blocks that are asked for at the same time
 _MAX_WALKERS = 32  # files whose index is walked at the same time
@@ -122,7 +124,7 @@ class IndexStage:
         self._asked: set[CID] = set()  # those of them that have not come
         self._wanted: list[CID] = []  # neither here nor asked for yet
         self._walking: list[tuple[int, Walker]] = []  # by file number
-        self._leaf_count = 0
+        self._leaf_count = self._most_leaves = 0
 
     @property
     def inline(self) -> bytes | None:
@@ -240,6 +242,10 @@ class IndexStage:
             return self._tree.needed(_MAX_WANTED)
         if not self.files:
             self.files = self._tree.files
+            # A hundred kilobytes of index can unfold into millions of leaves of a byte, each of
+            # which costs a row and a hash.
+            most = len(self.files) + self._tree.size // SMALL_LEAF_BYTES
+            self._most_leaves = MAX_SMALL_LEAVES + most
         while True:
             while len(self._walking) < _MAX_WALKERS and len(self.tables) < len(self.files):
                 self._start_walker(self.files[len(self.tables)])
@@ -262,6 +268,13 @@ class IndexStage:
             if self._leaf_count > MAX_LEAVES:
                 raise ObjectTooLarge(
                     f"{self.root} has more than {MAX_LEAVES} leaves", cid=self.root
+                )
+            if self._leaf_count > self._most_leaves:
+                raise ObjectTooLarge(
+                    f"{self.root} has more than {self._most_leaves} leaves for its"
+                    f" {self._tree.size} bytes: a few blocks that name each other, to keep readers"
+                    " busy",
+                    cid=self.root,
                 )
         return walker.done
 

@@ -27,6 +27,7 @@ SUFFIX = ".safetensors"
 MAX_SHARDS = 4096  # files of one checkpoint
 _BITS = {name: 8 * width for name, width in WIDTHS.items()} | {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6}
 _MAX_BYTES = (1 << 63) - 1
+_MAX_AXES = 64  # of a tensor: what numpy and torch have; the product of a million takes hours
 
 
 class MalformedCheckpoint(SafetensorsError):
@@ -193,6 +194,10 @@ def join_views(
 
 
 def _check_length(tensor: Tensor) -> None:
+    if len(tensor.shape) > _MAX_AXES:
+        raise MalformedCheckpoint(
+            f"{tensor.name!r} has {len(tensor.shape)} axes, limit {_MAX_AXES}"
+        )
     bits = _BITS.get(tensor.dtype)
     count = math.prod(tensor.shape)
     if math.prod(axis or 1 for axis in tensor.shape) > _MAX_BYTES:

@@ -9,8 +9,8 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from lattica.content import Store, build
-from lattica.content._messages import BlocksRequest, CancelRequest, Status
+from lattica.content import Store, _library, build
+from lattica.content._messages import BlocksRequest, CancelRequest, LeavesRequest, Status
 from lattica.content._sources import Sources
 from lattica.content._values import Absent
 from lattica.content.bitswap import PROTOCOLS, BitswapLimits, Message
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from trio.testing import MockClock
 
+    from lattica.cid import CID
     from lattica.transport import Stream
 
 
@@ -167,3 +168,26 @@ async def test_peers_that_take_nothing_share_one_turn_and_leave_the_others_to_th
             await trio.sleep(1)
             assert len(good.blocks) == len(blocks)
             nursery.cancel_scope.cancel()
+
+
+async def test_who_has_the_leaves_of_many_large_files_looked_up_is_put_off(
+    swarm: Any, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    monkeypatch.setattr(_library, "_MAX_TABLES", 1)
+    looked_up: list[CID] = []
+    look_up = _library._leaf_table
+
+    def counted(store: Store, root: CID) -> object:
+        looked_up.append(root)
+        return look_up(store, root)
+
+    monkeypatch.setattr(_library, "_leaf_table", counted)
+    async with asking(swarm, wasted_per_peer=100 << 10) as (seed, asker):
+        roots = [seed.share(seed.file(f"model-{one}", 40 * LEAF, seed=one)).root for one in (1, 2)]
+        statuses = []
+        for number in range(1, 21):
+            await asker.ask(LeavesRequest(number, roots[number % 2], 0, 1))
+            statuses.append((await asker.until_end(number))[1])
+        assert statuses[0] is Status.OK
+        assert Status.BUSY in statuses
+        assert len(looked_up) < 5

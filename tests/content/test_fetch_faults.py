@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -415,6 +416,37 @@ async def test_an_object_that_lies_about_itself_is_nobodys_lie(
         with pytest.raises(NoProvider, match="not 262143"):
             await receiver.fetch(root, seed)
         assert not receiver.told(BadLeaf)
+
+
+async def test_a_little_index_that_unfolds_into_millions_of_tiny_leaves_is_refused(
+    swarm: Any, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_stages, "MAX_SMALL_LEAVES", 2000)
+    blocks: dict[CID, bytes] = {}
+
+    def above(links: list[Link]) -> Link:
+        block = encode_file(links)
+        cid = CID.of(block, Codec.DAG_PB)
+        blocks[cid] = block
+        total = len(block) + sum(link.total_size for link in links)
+        return Link(cid, sum(link.size for link in links), total)
+
+    leaf = Link(CID.of(b"x"), 1, 1)
+    for count, refused in ((2, False), (1024, True)):
+        root = above([above([leaf] * 1000)] * count).cid
+        async with swarm.peers(1) as (receiver,):
+            with receiver.store.download(root, receiver.got) as download:
+                for cid, block in blocks.items():
+                    download.add_index(cid, block)
+                index = _stages.IndexStage(root, receiver.store, download, itertools.count())
+                if refused:
+                    with pytest.raises(_stages.ObjectTooLarge, match="for its 1024000 bytes"):
+                        index.load()
+                    assert len(index.tables[0]) < 2300
+                else:
+                    index.load()
+                    assert index.done
+                download.discard()
 
 
 async def test_an_object_of_too_many_leaves_is_refused_while_its_index_is_read(

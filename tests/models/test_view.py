@@ -74,6 +74,14 @@ def test_what_several_elements_share_a_byte_of_is_measured_in_bits() -> None:
         view(header({"a": entry("F4", [5], 0, 2)}), 2)
 
 
+def test_a_tensor_of_a_million_axes_is_refused_before_they_are_multiplied() -> None:
+    longest = [(1 << 63) - 1] * 1_000_000
+    for dtype in ("F32", "F2_NEW"):
+        with pytest.raises(MalformedCheckpoint, match="1000000 axes, limit 64"):
+            view(header({"a": entry(dtype, longest, 0, 4)}), 4)
+    assert view(header({"a": entry("U8", [1] * 64, 0, 1)}), 1).tensors[0].length == 1
+
+
 def test_a_dtype_of_tomorrow_is_listed() -> None:
     found = view(header({"a": entry("F2_NEW", [100], 0, 7)}), 7).tensors[0]
     assert (found.dtype, found.shape, found.length, found.row_bytes) == ("F2_NEW", (100,), 7, 0)

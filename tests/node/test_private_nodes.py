@@ -151,6 +151,11 @@ async def test_a_node_whose_key_file_is_bad_does_not_start_in_public(town: Town)
     with pytest.raises(SwarmKeyError, match="cannot read"):
         async with town.node("b", None, swarm_key=town.folder / "nowhere"):
             pass
+    key.unlink()
+    key.symlink_to("/media/stick/swarm.key")  # which is not plugged in
+    with pytest.raises(SwarmKeyError, match="cannot read"):
+        async with town.node("a", None):
+            pass
     assert not (town.folder / "b" / "store" / "index.sqlite").exists()
 
 
