@@ -11,7 +11,6 @@ import contextlib
 import json
 import sys
 import time
-from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -25,10 +24,9 @@ from ._options import (
     TimeoutOption,
 )
 from ._session import Session
+from ._visit import visit
 
 if TYPE_CHECKING:
-    from lattica.node import AsyncNode
-
     from ._output import Output
 
 dht = typer.Typer(
@@ -81,7 +79,7 @@ def put(
         "timeout": timeout,
     }
     params |= _read_value(value, raw=raw, typed=typed)
-    found = _do(session, Request("dht_put", params))
+    found = visit(session, Request("dht_put", params))
     output = session.output
     who = _nodes(found["holders"], "keep")
     output.data(f"{who} it until {_moment(found['expires'])}")
@@ -111,7 +109,7 @@ def get(
     The newest valid one of each subkey and author.
     """
     params = {"key": key, "subkey": subkey, "author": author, "timeout": timeout}
-    found = _do(session, Request("dht_get", params))
+    found = visit(session, Request("dht_get", params))
     if raw:
         sys.stdout.buffer.write(_raw(found["entries"]))
         sys.stdout.buffer.flush()
@@ -147,7 +145,7 @@ def providers(
 ) -> None:
     """List the peers that provide what a CID names."""
     params = {"cid": cid, "count": count, "timeout": timeout}
-    found = _do(session, Request("dht_providers", params))
+    found = visit(session, Request("dht_providers", params))
     output = session.output
     rows = [(row["peer"], " ".join(row["addresses"])) for row in found["providers"]]
     output.table(("PEER", "ADDRESSES"), rows)
@@ -166,7 +164,7 @@ def crawl(
     timeout: TimeoutOption = 120.0,
 ) -> None:
     """Walk the whole DHT, and list who is in it. When time is up, what was found is listed."""
-    found = _do(session, Request("dht_crawl", {"most": most, "timeout": timeout}))
+    found = visit(session, Request("dht_crawl", {"most": most, "timeout": timeout}))
     output = session.output
     rows = [
         (
@@ -196,28 +194,6 @@ def status(session: Session) -> None:
         if not isinstance(value, (dict, list)):
             session.output.data(f"{name}\t{value}")
     session.output.result(found)
-
-
-def _do(session: Session, request: Request) -> Any:
-    """Have the running node do it, or a node that is there for no more than this."""
-    done: list[Any] = []
-
-    async def work(node: AsyncNode) -> None:
-        from ._foreground import carry_out
-
-        done.append(await carry_out(node, request, lambda _progress: None))
-        await node.wait_unused()
-
-    def run() -> None:
-        from ._foreground import Interrupted, run_node
-
-        try:
-            run_node({**session.node_options, "dht_server": False}, work)
-        except Interrupted:
-            raise KeyboardInterrupt from None
-
-    answer = session.ask_or_run(partial(session.ask, request), run)
-    return done[0] if done else answer
 
 
 def _read_value(text: str, *, raw: bool, typed: bool) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from lattica._progress import size
 
-from ._ranges import ask_once
+from ._visit import visit
 
 if TYPE_CHECKING:
     from lattica._control import Request
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def preview(session: Session, request: Request) -> None:
     """List the files that a `get` with the same options would fetch, and their sizes."""
-    found = ask_once(session, request)
+    found = visit(session, request)
     rows = [(file["path"] or found["cid"], size(file["size"])) for file in found["files"]]
     session.output.table(("FILE", "SIZE"), rows)
     count = len(rows)

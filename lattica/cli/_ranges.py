@@ -6,7 +6,6 @@ import shutil
 import sys
 import tempfile
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +14,10 @@ from lattica._sizes import parse_range
 from lattica.errors import InvalidInput
 
 from . import _show
+from ._visit import visit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-
-    from lattica.node import AsyncNode
 
     from ._session import Session
 
@@ -44,7 +42,7 @@ def get_range(
             "path": file,
             "destination": str(path),
         }
-        answer = ask_once(session, Request("read", params))
+        answer = visit(session, Request("read", params))
         if output is None:
             with path.open("rb") as found:
                 shutil.copyfileobj(found, sys.stdout.buffer, 1 << 20)
@@ -52,28 +50,6 @@ def get_range(
             session.output.say(f"{answer['length']} bytes match {answer['cid']}")
         else:
             _show.range_read(session.output, answer)
-
-
-def ask_once(session: Session, request: Request) -> dict[str, Any]:
-    """Have the running node, or one of our own for as long as it takes, answer a request."""
-    answers: list[dict[str, Any]] = []
-
-    async def work(node: AsyncNode) -> None:
-        from ._foreground import carry_out
-
-        answers.append(await carry_out(node, request, lambda _progress: None))
-        await node.wait_unused()
-
-    def run() -> None:
-        from ._foreground import Interrupted, run_node
-
-        try:
-            run_node({**session.node_options, "dht_server": False}, work)
-        except Interrupted:
-            if not answers:
-                raise KeyboardInterrupt from None
-
-    return session.ask_or_run(partial(session.ask, request), run) or answers[0]
 
 
 @contextmanager

@@ -1,9 +1,7 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,9 +18,6 @@ from lattica.transport.multistream import (
     ProtocolNotSupported,
 )
 
-VECTORS = json.loads(
-    Path(__file__, "../../../spec/vectors/multistream.json").resolve().read_text(encoding="utf-8")
-)
 protocol_ids = st.text(
     st.characters(exclude_characters="\n", exclude_categories=["Cs"]), min_size=1, max_size=40
 ).filter(lambda text: text not in {"na", "ls"})
@@ -42,28 +37,6 @@ def _run(machine: DialerNegotiation | ListenerNegotiation, pieces: list[bytes]) 
         "protocol": machine.protocol,
         "leftover": (machine.leftover + after).hex(),
     }
-
-
-def _machine(setup: dict[str, Any]) -> DialerNegotiation | ListenerNegotiation:
-    if setup["role"] == "dialer":
-        return DialerNegotiation(setup["protocols"])
-    return ListenerNegotiation(frozenset(setup["supported"]))
-
-
-@pytest.mark.parametrize("size", [1, 3, 1 << 20])
-@pytest.mark.parametrize("case", VECTORS["cases"], ids=lambda case: case["id"])
-def test_every_vector_holds_however_the_bytes_are_split(case: dict[str, Any], size: int) -> None:
-    wire = bytes.fromhex(case["wire"])
-    pieces = [wire[at : at + size] for at in range(0, len(wire), size)]
-    machine = _machine(case["setup"])
-    if case["result"] == "invalid":
-        with pytest.raises(NegotiationError):
-            _run(machine, pieces)
-    elif case["result"] == "refused":
-        with pytest.raises(ProtocolNotSupported):
-            _run(machine, pieces)
-    else:
-        assert _run(machine, pieces) == case["result"]
 
 
 @given(
