@@ -12,6 +12,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+_DISK_ERRORS = (
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_PERM,
+)
 _APPLICATION_ID = 0x4C415454  # "LATT"
 _VERSION = 2
 _MIGRATIONS = {  # from each version to the next
@@ -113,8 +120,12 @@ def store_errors(path: Path) -> Iterator[None]:
     except UnicodeDecodeError as error:  # of a schema that is damaged, as SQLite tells of it
         raise StoreError(f"the store's index {path} is damaged: {error}") from error
     except sqlite3.Error as error:
-        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
-            raise StorageError(f"cannot write the store's index {path}: {error}") from error
+        # The lower byte says which kind it is; a disk that is full, or gone, may show as any.
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF in _DISK_ERRORS:
+            raise StorageError(
+                f"cannot write the store's index {path}: {error}",
+                hint="see that the disk is there, has room, and may be written to; then try again",
+            ) from error
         raise StoreError(f"the store's index {path}: {error}") from error
 
 

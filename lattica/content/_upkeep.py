@@ -11,6 +11,7 @@ from lattica.errors import InvalidInput
 from ._download import discard
 from ._moves import look
 from ._room import Room
+from ._spare import Spare, unless_full
 from ._tidy import forget_gone, sweep, unlink_owned
 
 if TYPE_CHECKING:
@@ -50,10 +51,14 @@ class Upkeep:
         self.room = Room(index, sources, quota, self._evict)
         self._index, self._sources, self._folder = index, sources, folder
         self._active = active
+        self._spare = Spare(folder)
         self._evicted: list[CID] = []
 
     def remove(self, root: CID) -> bool:
         """*Slow.* See `Store.remove`."""
+        return self._spare.spend_on(lambda: self._remove(root))
+
+    def _remove(self, root: CID) -> bool:
         with self.lock:
             found = self._index.objects(root)
             if not found:
@@ -76,6 +81,9 @@ class Upkeep:
 
     def collect(self) -> tuple[int, list[CID]]:
         """*Slow.* See `Store.collect`."""
+        return self._spare.spend_on(self._collect)
+
+    def _collect(self) -> tuple[int, list[CID]]:
         with self.lock:
             before = self.room.usage().used_bytes
             look(self._index, self._sources)  # what was renamed is not gone
@@ -85,7 +93,7 @@ class Upkeep:
             self.drop(orphans)
             strays = sweep(self._index, self._folder)
             self.room.shrink(self._active)
-            self._index.compact()
+            unless_full(self._index.compact)  # it needs the room of a copy
             evicted = [root for root in self._evicted if not self._index.objects(root)]
             freed = before - self.room.usage().used_bytes
         return max(0, freed) + strays, [*gone, *evicted]

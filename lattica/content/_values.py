@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import enum
+import errno
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from lattica.errors import InvalidInput, LatticaError, LimitExceeded
 
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     from lattica.cid import CID
 
     from ._build import Kind
+
+
+_MAY_NOT_WRITE = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 class StoreError(LatticaError):
@@ -28,6 +32,14 @@ class StorageError(LatticaError):
 
     code = "storage"
     hint = "free some space, then run the same command: what was received is kept"
+
+    @classmethod
+    def of(cls, what: str, error: OSError) -> Self:
+        """Return the error that says what could not be done, and what to do about it."""
+        found = cls(f"{what}: {error.strerror}")
+        if error.errno in _MAY_NOT_WRITE:
+            found.hint = "choose a place that you may write to, or make this one so"
+        return found
 
 
 class StoreLocked(InvalidInput):

@@ -36,6 +36,7 @@ from ._intake import Intake
 from ._moves import look
 from ._reading import Reader
 from ._sources import BufferPool, Sources
+from ._spare import unless_full
 from ._store_lock import lock_store
 from ._tidy import CACHE, FILES, SCRATCH, tidy
 from ._unixfs import MAX_BLOCK_BYTES
@@ -91,11 +92,12 @@ class Store:
         """
         path = path.absolute()
         try:
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)  # what is kept is nobody else's
             for part in (FILES, CACHE):
-                (path / part).mkdir(parents=True, exist_ok=True)
+                (path / part).mkdir(exist_ok=True)
             lock = lock_store(path)
         except OSError as error:
-            raise StorageError(f"cannot use the store {path}: {error.strerror}") from error
+            raise StorageError.of(f"cannot use the store {path}", error) from error
         with ExitStack() as undo:
             undo.callback(os.close, lock)
             store = cls(path, lock, max_open_files, quota)
@@ -111,8 +113,10 @@ class Store:
             last.callback(os.close, self._lock)
             last.callback(self._index.close)
             last.callback(self._sources.close)
-            last.callback(self._note_changes)
-            last.callback(self._upkeep.room.note_used)
+            # A disk that is full may not make a failure of what has succeeded: the next start finds
+            # out by itself what has changed.
+            last.callback(unless_full, self._note_changes)
+            last.callback(unless_full, self._upkeep.room.note_used)
             last.callback(self._downloads.close)
 
     def __enter__(self) -> Self:
