@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from lattica._catalog import Catalog
     from lattica.codec import Value
     from lattica.content import Exchange, Store, StoredObject
+    from lattica.identity import Identity
     from lattica.models import SignedManifest
     from lattica.ticket import Ticket
 
@@ -107,7 +108,7 @@ async def make_manifest(
     return signed, min(news, _by_deltas(before, files, made))
 
 
-async def publish_name(catalog: Catalog, identity: Any, signed: SignedManifest) -> NameRecord:
+async def publish_name(catalog: Catalog, identity: Identity, signed: SignedManifest) -> NameRecord:
     """Make a manifest the newest of its name."""
 
     def record() -> NameRecord:

@@ -28,6 +28,8 @@ from ._visit import visit
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from lattica.cid import HashFunction
+
     from ._output import Output
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
@@ -303,7 +305,7 @@ def _check_content(session: Session, found: Mapping[str, Any], path: Path | None
     return "changed" if damaged else "same"
 
 
-def _hash_of(root: str) -> Any:
+def _hash_of(root: str) -> HashFunction:
     from lattica.cid import CID
 
     return CID.parse(root).hash_function

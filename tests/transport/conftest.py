@@ -58,6 +58,17 @@ class PlainChannel:
         size = await self.link.receive_into(memoryview(buffer))
         return [bytes(buffer[:size])] if size else []
 
+    def hold(self) -> trio.Event:
+        """Read nothing until the event that comes back is set: a hung process, a full pipe."""
+        gate, receive = trio.Event(), self.receive
+
+        async def receive_later() -> list[bytes | memoryview]:
+            await gate.wait()
+            return await receive()
+
+        self.receive = receive_later  # type: ignore[method-assign]
+        return gate
+
     async def send(self, buffers: Sequence[bytes | memoryview]) -> None:
         self.sent.append([bytes(buffer) for buffer in buffers])
         self._unsent += b"".join(buffers)

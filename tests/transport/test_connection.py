@@ -200,14 +200,7 @@ async def test_a_stream_that_is_reset_while_it_waits_for_its_turn_sends_nothing(
     async with open_pair(network=network) as pair:
         (bulk, there), (other, other_there) = [await pair.open_stream() for _ in range(2)]
         await wait_all_tasks_blocked()
-        gate = trio.Event()
-        receive = pair.channels[1].receive
-
-        async def receive_later() -> list[bytes | memoryview]:
-            await gate.wait()
-            return await receive()
-
-        pair.channels[1].receive = receive_later  # type: ignore[method-assign]
+        gate = pair.channels[1].hold()
         async with trio.open_nursery() as nursery:
 
             async def send() -> None:
@@ -303,15 +296,8 @@ async def test_a_connection_receives_while_its_sends_are_stuck(
     async with open_pair(network=network) as pair:
         ours, theirs = await pair.open_stream()
         await wait_all_tasks_blocked()
-        # The far end stops reading its link altogether: a hung process, a full pipe.
-        gate = trio.Event()
-        receive = pair.channels[1].receive
-
-        async def receive_later() -> list[bytes | memoryview]:
-            await gate.wait()
-            return await receive()
-
-        pair.channels[1].receive = receive_later  # type: ignore[method-assign]
+        # The far end stops reading its link altogether.
+        gate = pair.channels[1].hold()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(ours.send_all, bytes(250_000))
             await wait_all_tasks_blocked()
