@@ -96,6 +96,10 @@ def _note_growth(report: Report, growth: dict[str, dict[str, float]]) -> None:
         for name, unit in units.items():
             if name in growth[str(nodes)]:
                 report.add(f"{name}_{nodes}", unit, [growth[str(nodes)][name]])
+    report.notes.append(
+        "bytes and messages an hour: what a node at rest sends, and has others send, from two and "
+        "a half hours after its start; it looks after its table, and provides ten keys"
+    )
     for name in ("hops", "requests"):
         values = [growth[str(nodes)][name] for nodes in sizes]
         slope, start, residual = fit_log2(sizes, values)

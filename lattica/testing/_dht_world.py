@@ -168,7 +168,7 @@ def _framed(size: int) -> int:
 def _some(
     places: list[tuple[int, PeerId]], first: int, last: int, rng: random.Random
 ) -> list[tuple[int, PeerId]]:
-    """Return up to K of `places[first:last]`, picked at random."""
-    if last - first <= K:
+    """Return up to 2 K of `places[first:last]`, picked at random: contacts, and their spares."""
+    if last - first <= 2 * K:
         return places[first:last]
-    return [places[index] for index in rng.sample(range(first, last), K)]
+    return [places[index] for index in rng.sample(range(first, last), 2 * K)]

@@ -216,11 +216,12 @@ def _reached(
 
 
 def measure_rest(world: DhtWorld, alive: int, *, keys: int = 10) -> dict[str, float]:
-    """Let some nodes live through an hour and a half, and look at the last hour of it.
+    """Let some nodes live for three and a half hours, and look at the last of them.
 
-    Each looks after its table and announces what it provides; nobody asks for anything. The others
-    only answer, so that all traffic is caused by those that live, and a part of a large network
-    tells what all of it would do.
+    The first go into getting to know each other, and into announcing at short intervals what is
+    new. Each looks after its table and announces what it provides; nobody asks for anything. The
+    others only answer, so that all traffic is caused by those that live, and a part of a large
+    network tells what all of it would do.
 
     Args:
         world: warm tables.
@@ -235,7 +236,7 @@ def measure_rest(world: DhtWorld, alive: int, *, keys: int = 10) -> dict[str, fl
         for _ in range(keys):
             node.schedule.add(b"\x12\x20" + node.host.rng.randbytes(32), now=simulation.now)
         node.live()
-    simulation.run(1800.0)
+    simulation.run(2.5 * 3600.0)
     before = _sent(world)
     simulation.run(3600.0)
     messages, size = (after - then for after, then in zip(_sent(world), before, strict=True))
