@@ -241,11 +241,15 @@ class RoutingTable:
         In a network of some forty nodes no bucket fills up. Then the contacts nearest to a key are
         what a lookup would find.
         """
-        if self._crowded or not self._size or self.due_refreshes(now):
+        if self._crowded or not self._size:
             return False
-        if any(len(bucket.contacts) >= self._bucket_size for bucket in self._buckets.values()):
-            return False
-        return not any(contact.failures for contact in self)
+        for bucket in self._buckets.values():
+            if len(bucket.contacts) >= self._bucket_size:
+                return False
+            for contact in bucket.contacts.values():
+                if contact.failures:
+                    return False
+        return not self.due_refreshes(now)
 
     def due_checks(self, now: float) -> list[PeerId]:
         """Return the contacts to ask whether they are still there, the longest overdue first."""
@@ -263,7 +267,7 @@ class RoutingTable:
 
         That is each down to the deepest with a contact: below it, the self lookup has looked.
         """
-        deepest = max(self.bucket_sizes(), default=-1)
+        deepest = max((at for at, each in self._buckets.items() if each.contacts), default=-1)
         indices = range(min(deepest, MAX_AIMED_BITS) + 1)
         before = now - REFRESH_SECONDS
         return [

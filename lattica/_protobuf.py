@@ -119,7 +119,10 @@ def decode(data: bytes | bytearray | memoryview) -> Message:
         size = 0
         value: _Value
         if wire_type in (_VARINT, _BYTES):
-            value, offset = _read_varint(view, offset)
+            if offset < end and view[offset] < 0x80:  # nearly all: small numbers, short lengths
+                value, offset = view[offset], offset + 1
+            else:
+                value, offset = _read_varint(view, offset)
             if wire_type == _BYTES:
                 size = value
                 value = view[offset : offset + size]
@@ -138,8 +141,6 @@ def decode(data: bytes | bytearray | memoryview) -> Message:
 
 
 def _read_varint(data: bytes, offset: int) -> tuple[int, int]:
-    if offset < len(data) and data[offset] < 0x80:  # nearly all of them: keys and short lengths
-        return data[offset], offset + 1
     value = shift = 0
     for position in range(offset, min(len(data), offset + 10)):
         byte = data[position]
