@@ -2,7 +2,7 @@
 
 A fetch serves what it has verified so far, so it is announced from its first leaves on: receivers
 that know nothing but the CID then find each other, not only whoever shared it. When it ends without
-the rest, the announcement is not repeated; what others have recorded lapses.
+the rest, what there is is still served, and announced until it is removed.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ class Providing:
 
     def __init__(self, dht: Dht, store: Store, exchange: Exchange) -> None:
         self._dht, self._store = dht, store
+        self._parts: set[CID] = set()  # what is here in part
         exchange.watch_parts(self._part)
 
     async def tell(self) -> None:
-        """Have the DHT told of all that is held whole and as it was, and of nothing else."""
+        """Have the DHT told of all that is here and as it was, whole or in part, and no more."""
         for root in self._store.take_evicted():
             self._dht.stop_providing(root.multihash)
         if self._dht.server:  # a visitor would leave records that outlive it
@@ -39,13 +40,17 @@ class Providing:
     def _held(self) -> tuple[list[bytes], list[CID]]:
         objects = self._store.objects()
         changed = [item.root for item in objects if item.state is ObjectState.CHANGED]
-        return list(self._store.provided()), changed
+        self._parts &= {item.root for item in objects if item.state is ObjectState.PARTIAL}
+        return [*self._store.provided(), *(root.multihash for root in self._parts)], changed
 
     def _part(self, root: CID, here: bool) -> None:
-        """Note that a part of `root` is here while it is fetched, or that no more will come."""
-        if here and self._dht.server:
-            self._dht.keep_providing([root.multihash])
-        elif not here:
+        """Note that a part of `root` is here, or that nothing of it is left."""
+        if here:
+            self._parts.add(root)
+            if self._dht.server:
+                self._dht.keep_providing([root.multihash])
+        else:
+            self._parts.discard(root)
             stored = self._store.object(root)
             if stored is None or stored.state is not ObjectState.COMPLETE:
                 self._dht.stop_providing(root.multihash)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from lattica.errors import NotFound
 
+from ._build import Kind
+from ._messages import pack_bitmap
 from ._rows import cid_of
 from ._values import Availability, ObjectState
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from lattica.cid import CID
 
     from ._index import Index
+    from ._leftovers import Leftovers
     from ._reading import Reader
     from ._rows import FileRow
     from ._sources import Sources
@@ -28,8 +31,11 @@ _ROOTS_PAGE = 1000  # rows read at a time by `provided`
 class Catalogue:
     """The objects of one store, as far as is known without reading them."""
 
-    def __init__(self, index: Index, sources: Sources, reader: Reader) -> None:
+    def __init__(
+        self, index: Index, sources: Sources, reader: Reader, leftovers: Leftovers
+    ) -> None:
         self._index, self._sources, self._reader = index, sources, reader
+        self._leftovers = leftovers
 
     def objects(self, root: CID | None = None) -> list[StoredObject]:
         """Return all objects, oldest first; or the one of `root`, if there is one."""
@@ -65,12 +71,15 @@ class Catalogue:
 
     def availability(self, root: CID) -> Availability | None:
         """See `Store.availability`."""
+        if (file := next(self._whole_files(root), None)) is not None:
+            return Availability(file.leaf_count, True, _full_bitmap(file.leaf_count))
         for part in list(self._reader.parts.values()):
             if part.leaves.root == root:
                 return Availability(len(part.leaves), part.done, part.bitmap())
-        if (file := next(self._whole_files(root), None)) is None:
-            return None
-        return Availability(file.leaf_count, True, _full_bitmap(file.leaf_count))
+        for number, stored in self._index.objects(root):
+            if stored.kind is Kind.DIRECTORY and (flags := self._leftovers.flags(root, number)):
+                return Availability(len(flags), False, pack_bitmap(flags))
+        return None
 
     def file_of(self, root: CID) -> Path | None:
         """See `Store.file_of`."""

@@ -4,7 +4,7 @@ A download writes below one *part path*: a file at its full size with holes wher
 missing, or a directory tree of such files. Which leaves are there is known in memory only. After a
 restart every byte of the file is hashed again, so what was received is kept and nothing is
 believed: there is no bitmap on disk that could disagree with the file. Leaves are served from the
-part file as soon as they are written.
+part file as soon as they are written, and when the download has stopped, too (`_leftovers`).
 
 What a kill leaves behind: before `finish` renames, the part path and the rows of the download;
 after it, the destination, which the next start knows by its inode and takes over.
@@ -66,7 +66,7 @@ class Download:
         overwrite: bool,
         owned: bool,
         reserve: Callable[[int], None],
-        on_close: Callable[[Download], None],
+        on_close: Callable[[Download, list[PartFile]], None],
     ) -> None:
         self.root, self.destination, self.part_path = row.root, row.destination, row.part_path
         self.id, self.owned, self._object = row.id, owned, row.object
@@ -78,6 +78,11 @@ class Download:
         self._files_open: OpenFiles[None] = OpenFiles(_MAX_OPEN)
         self._inodes: set[tuple[int, int]] = set()  # of all parts
         self._known: dict[str, int] | None = None  # sources of an earlier run, by path
+
+    @property
+    def received(self) -> bool:
+        """Whether any of it is here, as far as has been looked."""
+        return any(part.verified_bytes for part in self._parts.values())
 
     def add_index(self, cid: CID, block: bytes) -> None:
         """Remember an index block, which `Walker` or `Tree` has checked, for a resume."""
@@ -156,22 +161,31 @@ class Download:
         stored = adopt(self._index, self._row(), name)
         for source in opened:
             self._sources.forget(source)
-        self.close()
+        self._close([])
         return stored
 
     def discard(self) -> None:
         """*Slow.* Forget the download and delete what it wrote."""
-        self.close()
+        self._close([])
         discard(self._index, self._row())
 
+    def discard_if_empty(self) -> None:
+        """*Slow.* As `discard`, if nothing was received, now or in an earlier run."""
+        opened = {part.source for part in self._parts.values()}
+        if not self.received and all(file.source.id in opened for file in self._files()):
+            self.discard()
+
     def close(self) -> None:
-        """Close its files. Calling it again does nothing."""
+        """Close its files. What is there is served on. Calling it again does nothing."""
+        self._close(list(self._parts.values()))
+
+    def _close(self, left: list[PartFile]) -> None:
         for part in self._parts.values():
             self._reader.parts.pop(part.source, None)
             self._sources.forget(part.source)
             part.close()
         self._parts = {}
-        self._on_close(self)
+        self._on_close(self, left)
 
     def __enter__(self) -> Self:
         return self
@@ -236,8 +250,15 @@ class Download:
 
 
 def recover(index: Index) -> None:
-    """Take over the downloads that a kill cut off between their rename and their rows."""
+    """Take over the downloads that a kill cut off between their rename and their rows.
+
+    Those that it cut off before they wrote anything are dropped.
+    """
     for row in index.downloads():
+        if not any(file.source.download == row.id for file in index.files(row.object)):
+            with suppress(StorageError):
+                discard(index, row)
+            continue
         with suppress(OSError):
             if row.finishing and row.inode == row.destination.lstat().st_ino & MAX_SIZE:
                 with suppress(FileNotFoundError):

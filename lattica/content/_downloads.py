@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from lattica.cid import CID
 
     from ._index import Index
+    from ._leftovers import Leftovers
+    from ._part import PartFile
     from ._reading import Reader
     from ._sources import Sources
     from ._upkeep import Upkeep
@@ -31,12 +33,14 @@ class Downloads:
         index: Index,
         sources: Sources,
         reader: Reader,
+        leftovers: Leftovers,
         upkeep: Upkeep,
         folder: Path,
         active: dict[int, Download],
     ) -> None:
         """Receive into the store in `folder`, or beside it; keep those that run in `active`."""
         self._index, self._sources, self._reader = index, sources, reader
+        self._leftovers = leftovers
         self._upkeep, self._folder, self._active = upkeep, folder, active
 
     def begin(self, root: CID, destination: Path, *, overwrite: bool, pinned: bool) -> Download:
@@ -59,9 +63,11 @@ class Downloads:
                 overwrite=overwrite,
                 owned=destination.is_relative_to(self._folder / CACHE),
                 reserve=lambda size: self._reserve(download, size),
-                on_close=self._forget,
+                on_close=self._closed,
             )
             self._active[download.id] = download
+            for row in known:
+                self._leftovers.forget(row)
         return download
 
     def close(self) -> None:
@@ -91,6 +97,7 @@ class Downloads:
         with self._upkeep.lock:
             self._upkeep.room.reserve(download.id, size, self._active)
 
-    def _forget(self, download: Download) -> None:
+    def _closed(self, download: Download, left: list[PartFile]) -> None:
         self._active.pop(download.id, None)
         self._upkeep.room.release(download.id)
+        self._leftovers.keep(download.id, left)

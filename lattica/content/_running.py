@@ -43,17 +43,30 @@ class Running:
 
     Attributes:
         fetches: by what they bring; of several with one root, the one that began first.
-        on_part: see `Exchange.watch_parts`.
+        left: objects of which a part is here that no fetch is adding to.
     """
 
     def __init__(self) -> None:
         self.fetches: dict[CID, Fetch] = {}
-        self.on_part: Callable[[CID, bool], object] = _nobody
+        self.left: set[CID] = set()
+        self._on_part: Callable[[CID, bool], object] = _nobody
         self._runs: dict[tuple[CID, Path], _Run] = {}
         self._parts: set[CID] = set()  # of these, those that some leaves are here of
 
     def __len__(self) -> int:
         return len(self._runs)
+
+    def watch_parts(self, listener: Callable[[CID, bool], object]) -> None:
+        """See `Exchange.watch_parts`."""
+        self._on_part = listener
+        for root in self.left | self._parts:
+            listener(root, True)
+
+    def note_left(self, root: CID) -> None:
+        """Note that a part of `root` is here, from an earlier fetch."""
+        if root not in self.left:
+            self.left.add(root)
+            self._on_part(root, True)
 
     async def run(
         self,
@@ -99,18 +112,21 @@ class Running:
             and event.root not in self._parts
         ):
             self._parts.add(event.root)
-            self.on_part(event.root, True)
+            self._on_part(event.root, True)
         joint.tell(event)
 
     async def _run_alone(
         self, fetch: Fetch, key: tuple[CID, Path], run: Callable[[], Awaitable[Fetched]]
     ) -> Fetched:
         first = self.fetches.setdefault(fetch.root, fetch)
+        self.left.discard(fetch.root)
         try:
             return await run()
         except BaseException:
-            if first is fetch and fetch.root in self._parts:
-                self.on_part(fetch.root, False)
+            if fetch.left:
+                self.left.add(fetch.root)
+            elif first is fetch and fetch.root in self._parts:
+                self._on_part(fetch.root, False)
             raise
         finally:
             del self._runs[key]

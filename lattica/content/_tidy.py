@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ._build import Stamp
-from ._download import discard, recover
+from ._download import recover
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from lattica.cid import CID
 
     from ._index import Index
-    from ._rows import SourceRow
+    from ._rows import DownloadRow, SourceRow
 
 FILES, CACHE = "files", "cache"  # of a store: bytes that had no file, and fetched objects
 SCRATCH = "scratch-"  # how folders begin that go with whoever works in them
@@ -74,12 +74,14 @@ def sweep(index: Index, folder: Path) -> int:
     )
 
 
-def forget_gone(index: Index, active: Collection[int]) -> list[CID]:
+def forget_gone(
+    index: Index, active: Collection[int], discard: Callable[[DownloadRow], object]
+) -> list[CID]:
     """Forget objects of which some file is nowhere any more, unless pinned; return their roots."""
     gone: list[CID] = []
     for row in index.downloads():
         if row.id not in active and not os.path.lexists(row.part_path):
-            discard(index, row)
+            discard(row)
     for number, stored in index.objects():
         places: dict[str, bool] = {}
         for file in index.files(number):

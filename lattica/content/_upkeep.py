@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
     from ._download import Download
     from ._index import Index
-    from ._rows import OwnedRow, SourceRow
+    from ._leftovers import Leftovers
+    from ._rows import DownloadRow, OwnedRow, SourceRow
     from ._sources import Sources
     from ._values import Usage
 
@@ -42,6 +43,7 @@ class Upkeep:
         self,
         index: Index,
         sources: Sources,
+        leftovers: Leftovers,
         folder: Path,
         active: Mapping[int, Download],
         quota: int | None,
@@ -50,7 +52,7 @@ class Upkeep:
         self.lock = threading.Lock()
         self.room = Room(index, sources, quota, self._evict)
         self._index, self._sources, self._folder = index, sources, folder
-        self._active = active
+        self._leftovers, self._active = leftovers, active
         self._spare = Spare(folder)
         self._evicted: list[CID] = []
 
@@ -67,7 +69,7 @@ class Upkeep:
                 raise InvalidInput(f"{root} is being downloaded", cid=root, hint="stop that first")
             for row in self._index.downloads():
                 if row.object == found[0][0]:
-                    discard(self._index, row)
+                    self._discard(row)
             with self._index.writing() as transaction:
                 transaction.delete_object(found[0][0])
                 orphans = transaction.take_orphans()
@@ -87,7 +89,7 @@ class Upkeep:
         with self.lock:
             before = self.room.usage().used_bytes
             look(self._index, self._sources)  # what was renamed is not gone
-            gone = forget_gone(self._index, self._active)
+            gone = forget_gone(self._index, self._active, self._discard)
             with self._index.writing() as transaction:
                 orphans = transaction.take_orphans()
             self.drop(orphans)
@@ -118,11 +120,15 @@ class Upkeep:
             if orphan.owned:
                 unlink_owned(orphan.path, self._folder)
 
+    def _discard(self, row: DownloadRow) -> None:
+        self._leftovers.forget(row)
+        discard(self._index, row)
+
     def _evict(self, row: OwnedRow) -> None:
         """Let go of what the store keeps for an object, and of the object if that was all of it."""
         for download in self._index.downloads():
             if download.id == row.download:
-                discard(self._index, download)
+                self._discard(download)
         with self._index.writing() as transaction:
             if not transaction.drop_owned(row.object):
                 transaction.let_go(row.object)

@@ -10,6 +10,7 @@ verified is served at once, and a peer that asks us for what we are fetching is 
 
 from __future__ import annotations
 
+import logging
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING
@@ -33,7 +34,7 @@ from ._running import Running
 from ._select import select_from
 from ._traffic import ExchangeLimits, ExchangeStats
 from ._uploads import Uploads
-from ._values import ObjectState
+from ._values import ObjectState, StoreError
 from ._walk import check_root
 from .bitswap import open_bitswap
 from .fetch import Fetch
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
     from .bitswap import Bitswap
     from .store import Store
 
+_log = logging.getLogger(__name__)
 _SELECT_SECONDS = 6.0  # that peers have to tell the index, where origins may know it
 _REPAIR_CACHE_BYTES = 16 << 20  # of blocks kept while an object is mended
 
@@ -364,15 +366,37 @@ class Exchange:
     def watch_parts(self, listener: Callable[[CID, bool], object]) -> None:
         """Call `listener` when parts of an object come to be here, and when they go.
 
-        With True once some leaves are here that a fetch has brought, and with False when the fetch
-        ends without all of them.
+        With True once some leaves are here that a fetch has brought, now or before this node was
+        started, and with False when a fetch ends and nothing of it is left.
         """
-        self._running.on_part = listener
+        self._running.watch_parts(listener)
+
+    async def look_at_leftovers(self) -> None:
+        """Find out what fetches of an earlier process left, so that it is served, too.
+
+        It has to be hashed: in a worker thread, one file after another.
+        """
+        for root in await trio.to_thread.run_sync(self._store.leftovers):
+            if root in self._running.fetches:
+                continue  # which looks for itself
+            look = partial(self._store.look_at_leftovers, root, _check_cancelled)
+            try:
+                found = await trio.to_thread.run_sync(look)
+            except StoreError as error:
+                _log.warning("cannot tell what is left of %s: %s", root, error)
+                continue
+            if found and root not in self._running.fetches:
+                self._running.note_left(root)
+                self.note_gains()
 
     def note_gains(self) -> None:
         """Look whether anybody waits for what the store has gained: say so after adding to it."""
         if self._bitswap is not None:
             self._bitswap.look_again()
+
+
+def _check_cancelled(_count: int) -> None:
+    trio.from_thread.check_cancelled()
 
 
 class _Recorder:
@@ -403,6 +427,7 @@ async def open_exchange(
         open_bitswap(mesh, exchange._library) as exchange._bitswap,
         private_nursery() as exchange._nursery,
     ):
+        exchange._nursery.start_soon(exchange.look_at_leftovers)
         mesh.handle(PROTOCOL, exchange._library.serve)
         try:
             yield exchange

@@ -5,11 +5,13 @@ anything is written. Then part files are laid out, what an earlier run left in t
 the rest is asked for. Whoever provides is looked after by `Providers`, what to ask of whom is the
 `Planner`'s to say; here, what they bring is checked, kept and told.
 
-Cancelled or failed, a fetch leaves verified leaves in the part file and a store that is sound.
+Cancelled or failed, a fetch leaves verified leaves in the part file, which are served on, and a
+store that is sound; nothing where nothing came.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 from functools import partial
@@ -35,7 +37,7 @@ from ._names import check_written_names
 from ._origin import pseudo_peer
 from ._providers import Providers
 from ._stages import IndexStage, LeafStage
-from ._values import DestinationTaken, ObjectState
+from ._values import DestinationTaken, ObjectState, StorageError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
@@ -59,6 +61,7 @@ if TYPE_CHECKING:
     from .bitswap import Bitswap
     from .store import Store
 
+_log = logging.getLogger(__name__)
 _PROGRESS_SECONDS = 0.1  # between two reports of progress
 
 
@@ -67,6 +70,7 @@ class Fetch:
 
     Attributes:
         root: what is fetched.
+        left: whether some of it is here, and served, though the fetch has failed.
         version: counts the times that leaves were verified (see `_serve.Gains`).
     """
 
@@ -90,7 +94,7 @@ class Fetch:
         segments: Segments | None = None,
     ) -> None:
         """Fetch `root`. `part`: of which object it is a part, and the blocks that only it has."""
-        self.root, self.version = root, 0
+        self.root, self.version, self.left = root, 0, False
         self._destination, self._store, self._stats = destination.absolute(), store, stats
         self._progress, self._pinned = progress, pinned
         asked, self._blocks = part or (root, {})
@@ -185,6 +189,12 @@ class Fetch:
             try:
                 await self._receive(download)
                 return await trio.to_thread.run_sync(partial(download.finish, name=name))
+            except BaseException:
+                self.left = download.received
+                if not self.left:
+                    with trio.CancelScope(shield=True):
+                        await trio.to_thread.run_sync(_discard_if_empty, download)
+                raise
             finally:
                 self._over = True
                 self._gain()
@@ -340,6 +350,13 @@ class Fetch:
         self.version += 1
         self._gained.set()
         self._gained = trio.Event()
+
+
+def _discard_if_empty(download: Download) -> None:
+    try:
+        download.discard_if_empty()
+    except StorageError as error:  # what ends the fetch is what counts
+        _log.warning("an empty download of %s stays: %s", download.root, error)
 
 
 def _check_cancelled(_count: int) -> None:

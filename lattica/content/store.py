@@ -33,6 +33,7 @@ from ._catalogue import Catalogue
 from ._downloads import Downloads
 from ._index import Index
 from ._intake import Intake
+from ._leftovers import Leftovers
 from ._moves import look
 from ._reading import Reader
 from ._sources import BufferPool, Sources
@@ -69,11 +70,16 @@ class Store:
         self._index = Index(path / "index.sqlite")
         self._sources = Sources(self._index.source, max_open_files)
         self._reader = Reader(self._index, self._sources, BufferPool())
-        self._catalogue = Catalogue(self._index, self._sources, self._reader)
         active: dict[int, Download] = {}
-        self._upkeep = upkeep = Upkeep(self._index, self._sources, path, active, quota)
+        self._leftovers = Leftovers(self._index, self._reader, active)
+        self._catalogue = Catalogue(self._index, self._sources, self._reader, self._leftovers)
+        self._upkeep = upkeep = Upkeep(
+            self._index, self._sources, self._leftovers, path, active, quota
+        )
         self._intake = Intake(self._index, upkeep, path, active)
-        self._downloads = Downloads(self._index, self._sources, self._reader, upkeep, path, active)
+        self._downloads = Downloads(
+            self._index, self._sources, self._reader, self._leftovers, upkeep, path, active
+        )
 
     @classmethod
     def open(cls, path: Path, *, max_open_files: int = 64, quota: int | None = None) -> Self:
@@ -319,7 +325,10 @@ class Store:
         return self._reader.read(multihashes, max_bytes, gap, stopped, limit)
 
     def availability(self, root: CID) -> Availability | None:
-        """Return which leaves of the file `root` are here; None when it is no file of ours."""
+        """*Slow.* Return which leaves of an object are here; None when it is none of ours.
+
+        Of a directory, if it is whole, or was begun to be fetched.
+        """
         return self._catalogue.availability(root)
 
     def file_of(self, root: CID) -> Path | None:
@@ -353,6 +362,22 @@ class Store:
         if pinned:
             self.pin(root)
         return download
+
+    def leftovers(self) -> list[CID]:
+        """Return the objects of which an earlier process left a part that nobody has hashed yet."""
+        return self._leftovers.unknown()
+
+    def look_at_leftovers(self, root: CID, progress: Progress | None = None) -> bool:
+        """*Slow.* Hash what an earlier process left of an object, and serve what matches.
+
+        Args:
+            root: the object.
+            progress: called with bytes hashed; what it raises ends the look, what was found stays.
+
+        Returns:
+            Whether any of it is here.
+        """
+        return self._leftovers.look(root, progress)
 
     # upkeep
 

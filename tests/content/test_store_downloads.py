@@ -147,9 +147,9 @@ def test_what_has_arrived_is_served_and_nothing_else(
     assert held is not None
     assert (held.leaf_count, held.complete, held.bitmap) == (11, False, bytes([0b1000, 0]))
     download.close()
-    assert store.availability(source.root) is None
-    with store.read_blocks(multihashes[3:4]) as batch:
-        assert batch.blocks == [Absent.NOT_HERE]
+    assert store.availability(source.root) == held
+    with store.read_blocks(multihashes[2:5]) as batch:
+        assert batch.blocks == [Absent.NOT_HERE, leaf_of(source, 3), Absent.NOT_HERE]
     assert source.root.multihash not in set(store.provided())
 
 
