@@ -10,6 +10,7 @@ from lattica._finding import Finding
 from lattica._opened import Opening, OpenObject
 from lattica._reads import write_range
 from lattica._reference import read_reference
+from lattica._sealed import UnsealedFile, unsealed_file
 from lattica.content import Selection
 from lattica.errors import LimitExceeded
 from lattica.results import Preview, preview_of
@@ -88,6 +89,7 @@ class ReadCalls(Finding):
         path: str = "",
         out: bytearray | memoryview | None = None,
         peers: Sequence[Multiaddr | str] = (),
+        unseal: bool | None = None,
         timeout: float | None = None,
     ) -> bytes | memoryview:
         """Return `length` bytes from `offset` of an object, or of the file at `path` in it.
@@ -101,18 +103,21 @@ class ReadCalls(Finding):
             offset: in bytes.
             length: in bytes; the range must lie in the file.
             out: memory to read into instead; then a view of what was filled is returned.
+            unseal: read what was sealed for this node, only the chunks that it takes; False reads
+                the sealed bytes. Default: what the ticket says.
             timeout: seconds for all of it.
 
         Raises:
             RangeOutside: the range leaves the file.
+            NotARecipient: it is sealed to others; nothing but its header was read.
             Else as `open`.
         """
         cid, _ = read_reference(ref)
         with deadline(timeout, f"read {cid}", cid):
-            async with self._reader(ref, path, peers) as reader:
+            async with self._file(ref, path, peers, unseal) as file:
                 if out is None:
-                    return await reader.read(offset, length)
-                return await reader.read(offset, length, out=out)
+                    return await file.read(offset, length)
+                return await file.read(offset, length, out=out)
 
     async def read_to(
         self,
@@ -124,6 +129,7 @@ class ReadCalls(Finding):
         path: str = "",
         peers: Sequence[Multiaddr | str] = (),
         overwrite: bool = False,
+        unseal: bool | None = None,
         timeout: float | None = None,
     ) -> RangeRead:
         """Write a range of an object (to its end, if `length` is None) into a file; see `read`.
@@ -133,8 +139,8 @@ class ReadCalls(Finding):
         """
         cid, _ = read_reference(ref)
         with deadline(timeout, f"read {cid}", cid):
-            async with self._reader(ref, path, peers) as reader:
-                return await write_range(reader, offset, length, destination, overwrite=overwrite)
+            async with self._file(ref, path, peers, unseal) as file:
+                return await write_range(file, offset, length, destination, overwrite=overwrite)
 
     async def _keep_open(self, manager: AbstractAsyncContextManager[OpenObject]) -> OpenObject:
         """Hold an object open until it is closed, or the node ends."""
@@ -152,6 +158,22 @@ class ReadCalls(Finding):
 
         opened: OpenObject = await self._nursery.start(hold)
         return opened
+
+    @asynccontextmanager
+    async def _file(
+        self,
+        ref: Ticket | CID | str,
+        path: str,
+        peers: Sequence[Multiaddr | str],
+        unseal: bool | None,
+    ) -> AsyncIterator[ObjectReader | UnsealedFile]:
+        ticket = read_reference(ref)[1]
+        if not (unseal or (unseal is None and ticket is not None and ticket.sealed)):
+            async with self._reader(ref, path, peers) as reader:
+                yield reader
+            return
+        async with self._reader(ref, "", peers) as reader:
+            yield await unsealed_file(reader, self.mesh.identity, path)
 
     @asynccontextmanager
     async def _reader(

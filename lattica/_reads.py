@@ -17,6 +17,7 @@ from lattica.transport import PeerInfo
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
+    from lattica._sealed import UnsealedFile
     from lattica.content import ObjectReader, Usage
 
 _TAG = ".part"
@@ -49,7 +50,7 @@ class Lookup:
 
 
 async def write_range(
-    reader: ObjectReader,
+    reader: ObjectReader | UnsealedFile,
     offset: int,
     length: int | None,
     destination: Path | str,

@@ -175,6 +175,7 @@ async def _read(node: AsyncNode, params: Params, _progress: ProgressCallback) ->
         path=params.get("path", str) or "",
         peers=params.texts("peers"),
         overwrite=params.get("overwrite", bool) or False,
+        unseal=params.get("unseal", bool),
         timeout=params.get("timeout", float),
     )
     return read.to_json()

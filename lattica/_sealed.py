@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -12,22 +13,23 @@ import trio
 from lattica._deadline import deadline
 from lattica._reference import destination_of, read_reference, source_of
 from lattica._report import reporter
-from lattica.content import Kind, build_in_thread
+from lattica.content import Kind, Symlinks, build_in_thread
 from lattica.identity import PeerId
 from lattica.results import Fetched, Phase, Share
 from lattica.sealed import SEALED_BYTES, Unsealing, open_sealed, seal, sealed_segments
 from lattica.ticket import is_plain_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterable, Sequence
     from pathlib import Path
 
     from lattica._read_calls import ReadCalls
     from lattica._share_calls import ShareCalls
     from lattica.cid import CID, HashFunction
-    from lattica.content import Built, ObjectReader
+    from lattica.content import Built, ObjectReader, Selection
     from lattica.identity import Identity
     from lattica.results import ProgressCallback
+    from lattica.sealed import SealedReader
     from lattica.ticket import Ticket
     from lattica.transport import Multiaddr
 
@@ -44,21 +46,32 @@ async def share_sealed(
     node: ShareCalls,
     path: Path | str,
     recipients: list[PeerId],
+    *,
     name: str | None,
     hash_function: HashFunction,
+    symlinks: Symlinks,
+    selection: Selection,
     progress: ProgressCallback | None,
     limit_s: float | None,
 ) -> Share:
     """Do what `AsyncNode.share` does with `encrypt_to`."""
     with deadline(limit_s, f"share {path}"):
         started = trio.current_time()
-        source, total = await trio.to_thread.run_sync(source_of, path, node._home.key)
+        source, total = await trio.to_thread.run_sync(
+            partial(
+                source_of,
+                path,
+                node._home.key,
+                follow_symlinks=symlinks is Symlinks.FOLLOW,
+                takes=selection.takes,
+            )
+        )
         built = await _seal_and_hash(
             source,
             total,
             node._home.sealing,
+            partial(seal, name=name, symlinks=symlinks, selection=selection),
             recipients,
-            name=name,
             hash_function=hash_function,
             progress=progress,
         )
@@ -121,13 +134,15 @@ async def _seal_and_hash(
     source: Path,
     total: int,
     folder: Path,
+    seal_it: Callable[..., object],
     recipients: list[PeerId],
     *,
-    name: str | None,
     hash_function: HashFunction,
     progress: ProgressCallback | None,
 ) -> Built:
-    """Seal `source` into a new file in `folder`, and hash that. Cancelled, nothing is left there.
+    """Have `seal_it` seal `source` into a new file in `folder`, and hash that.
+
+    Cancelled, nothing is left there.
 
     Raises:
         InvalidInput: it cannot be sealed to these, or is not there to be sealed.
@@ -142,9 +157,7 @@ async def _seal_and_hash(
         trio.from_thread.run_sync(count, size)
 
     await trio.to_thread.run_sync(partial(folder.mkdir, mode=0o700, exist_ok=True))
-    await trio.to_thread.run_sync(
-        partial(seal, source, path, recipients, name=name, progress=sealed)
-    )
+    await trio.to_thread.run_sync(partial(seal_it, source, path, recipients, progress=sealed))
     try:
         return await build_in_thread(path, segments=sealed_segments, hash_function=hash_function)
     except BaseException:
@@ -155,6 +168,49 @@ async def _seal_and_hash(
 async def _remove(path: Path) -> None:
     with trio.CancelScope(shield=True):
         await trio.to_thread.run_sync(partial(path.unlink, missing_ok=True))
+
+
+async def unsealed_file(reader: ObjectReader, identity: Identity, path: str) -> UnsealedFile:
+    """Read a file that `reader` has sealed; of its chunks only those that a read needs.
+
+    Raises:
+        NotARecipient: it is sealed to others; nothing but its header was read.
+        SealBroken: it is not what a sealer has made.
+        NotInObject: nothing is sealed at `path`.
+    """
+    return UnsealedFile(await open_sealed(reader, identity), reader.root, path)
+
+
+class UnsealedFile:
+    """One file of a sealed object, read as `content.ObjectReader` reads one that is not.
+
+    Attributes:
+        root: of the object.
+        path: where it is in that.
+        size: bytes of the file.
+    """
+
+    def __init__(self, sealed: SealedReader, root: CID, path: str) -> None:
+        self.root, self.path, self._sealed = root, path, sealed
+        self.size = sealed.entry(path).size
+
+    @asynccontextmanager
+    async def stream(self, offset: int, length: int) -> AsyncIterator[AsyncIterator[bytes]]:
+        """Give a range in pieces. Raises RangeOutside, SealBroken."""
+        async with self._sealed.stream(offset, length, path=self.path) as pieces:
+            yield pieces
+
+    async def read(
+        self, offset: int, length: int, *, out: bytearray | memoryview | None = None
+    ) -> bytes | memoryview:
+        """Return a range; with `out`, in there."""
+        async with self.stream(offset, length) as pieces:
+            data = b"".join([piece async for piece in pieces])
+        if out is None:
+            return data
+        target = memoryview(out).cast("B")[:length]
+        target[:] = data
+        return target
 
 
 @dataclass(frozen=True, slots=True)

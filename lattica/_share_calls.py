@@ -89,15 +89,25 @@ class ShareCalls(Finding):
             SourceChanged: it changed while it was hashed.
         """
         more: dict[str, Value] = {} if origin is None else {"origin": check_public(origin)}
-        if encrypt_to:
-            others = (follow_symlinks, symlinks != "refuse", include, exclude, origin, chunk, base)
-            if any(others):
-                raise InvalidInput("what is sealed is sealed whole", hint="leave other options out")
-            return await share_sealed(
-                self, path, recipients_of(encrypt_to), name, hash_function, progress, timeout
-            )
         policy = Symlinks.FOLLOW if follow_symlinks else Symlinks.of(symlinks)
         selection = Selection(tuple(include), tuple(exclude))
+        if encrypt_to:
+            if origin is not None or chunk is not None or base is not None:
+                raise InvalidInput(
+                    "an encrypted copy has no origin, no delta, and leaves of its own size",
+                    hint="leave --origin, --base and --chunk out",
+                )
+            return await share_sealed(
+                self,
+                path,
+                recipients_of(encrypt_to),
+                name=name,
+                hash_function=hash_function,
+                symlinks=policy,
+                selection=selection,
+                progress=progress,
+                limit_s=timeout,
+            )
         with deadline(timeout, f"share {path}"):
             started = trio.current_time()
             path, total = await trio.to_thread.run_sync(

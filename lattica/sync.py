@@ -230,12 +230,20 @@ class Node(BlockingModelCalls):
         path: str = "",
         out: bytearray | memoryview | None = None,
         peers: Sequence[Multiaddr | str] = (),
+        unseal: bool | None = None,
         timeout: float | None = None,
     ) -> bytes | memoryview:
         """Return a part of an object, verified; see `AsyncNode.read`."""
         return self._call(
             lambda node: node.read(
-                ref, offset, length, path=path, out=out, peers=peers, timeout=timeout
+                ref,
+                offset,
+                length,
+                path=path,
+                out=out,
+                peers=peers,
+                unseal=unseal,
+                timeout=timeout,
             )
         )
 
@@ -249,6 +257,7 @@ class Node(BlockingModelCalls):
         path: str = "",
         peers: Sequence[Multiaddr | str] = (),
         overwrite: bool = False,
+        unseal: bool | None = None,
         timeout: float | None = None,
     ) -> RangeRead:
         """Write a part of an object into a file; see `AsyncNode.read_to`."""
@@ -261,6 +270,7 @@ class Node(BlockingModelCalls):
                 path=path,
                 peers=peers,
                 overwrite=overwrite,
+                unseal=unseal,
                 timeout=timeout,
             )
         )

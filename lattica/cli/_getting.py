@@ -135,7 +135,12 @@ def get(
         _tensors.get_selection(session, ref, output, choice | options, overwrite=force)
         return
     if byte_range is not None:
-        options = {"peers": list(from_peer or ()), "overwrite": force, "timeout": timeout}
+        options = {
+            "peers": list(from_peer or ()),
+            "overwrite": force,
+            "unseal": unseal,
+            "timeout": timeout,
+        }
         get_range(session, ref, byte_range, output, file=file, options=options)
         return
     named = ticket.name if ticket is not None and ticket.name else _show.short(str(cid))

@@ -3,6 +3,7 @@
 from ._bans import Ban as Ban, Bans as Bans, ProviderBanned as ProviderBanned
 from ._below import folder_below as folder_below, move as move
 from ._build import (
+    SYMLINK_HINT as SYMLINK_HINT,
     Built as Built,
     BuiltFile as BuiltFile,
     Kind as Kind,

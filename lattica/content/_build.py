@@ -40,7 +40,7 @@ Segments = Sequence[Segment] | Callable[[Path], Sequence[Segment] | None]
 Progress = Callable[[int], None]
 
 _BUFFER_BYTES = 2 * LARGE_LEAF  # any leaf fits, and a refill reads a good part of it
-_SYMLINK_HINT = (
+SYMLINK_HINT = (
     "--follow-symlinks (follow_symlinks=True in Python) shares the files that symlinks point to, "
     "--symlinks skip leaves them out; a symlink to a directory, or to nothing, cannot be shared"
 )
@@ -307,7 +307,7 @@ class _Builder:
     ) -> Link | None:
         if child.is_symlink():
             if not (self._symlinks is Symlinks.FOLLOW and path.is_file()):
-                raise UnreadableSource(f"{path} is a symlink", hint=_SYMLINK_HINT)
+                raise UnreadableSource(f"{path} is a symlink", hint=SYMLINK_HINT)
             return self.file(path, relative)
         if _is_directory(child):
             return self.directory(path, relative, parent)
@@ -424,7 +424,7 @@ def _open(path: Path, flags: int, parent: int | None) -> int:
     except OSError as error:
         if path.is_symlink():
             raise UnreadableSource(
-                f"{path} became a symlink while it was read", hint=_SYMLINK_HINT
+                f"{path} became a symlink while it was read", hint=SYMLINK_HINT
             ) from error
         raise
 

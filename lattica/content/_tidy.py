@@ -82,6 +82,8 @@ def forget_gone(
     for row in index.downloads():
         if row.id not in active and not os.path.lexists(row.part_path):
             discard(row)
+            if not index.objects(row.root):
+                gone.append(row.root)
     for number, stored in index.objects():
         places: dict[str, bool] = {}
         for file in index.files(number):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import trio
 
-from lattica.errors import InvalidInput
+from lattica.content import NotInObject, RangeOutside
 
 from ._format import (
     CHUNK_BYTES,
@@ -18,13 +18,15 @@ from ._format import (
     SealBroken,
     header_size,
 )
-from ._table import LENGTH_BYTES, MAX_TABLE_BYTES, Table
+from ._table import LENGTH_BYTES, MAX_TABLE_BYTES, Table, TableEntry
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator
     from contextlib import AbstractAsyncContextManager
 
     from lattica.identity import Identity
+
+_MAX_NAMED = 5  # files that an error names
 
 
 class Source(Protocol):
@@ -60,15 +62,54 @@ class SealedReader:
         """Return `length` bytes from `offset` of the file at `path`; no other chunks are read.
 
         Raises:
-            InvalidInput: there is no such file, or the range leaves it.
+            NotInObject: there is no such file.
+            RangeOutside: the range leaves it.
             SealBroken: a chunk is not what its sealer made.
         """
-        entry = next((entry for entry in self.table.entries() if entry.path == path), None)
-        if entry is None:
-            raise InvalidInput(f"nothing is sealed at {path!r}", hint="see what is in it")
+        start = self._start(offset, length, path)
+        return await self._plain(start, length)
+
+    def entry(self, path: str) -> TableEntry:
+        """Return what is said of the file at `path`. Raises NotInObject."""
+        found = next((entry for entry in self.table.entries() if entry.path == path), None)
+        if found is None:
+            some = ", ".join(list(self.table.sizes)[:_MAX_NAMED])
+            more = ", …" if len(self.table.sizes) > _MAX_NAMED else ""
+            raise NotInObject(
+                f"no file is sealed at {path!r}" if path else "what is sealed is a directory",
+                hint=f"name a file in it (--file PATH): {some}{more}",
+            )
+        return found
+
+    @asynccontextmanager
+    async def stream(
+        self, offset: int, length: int, *, path: str = ""
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
+        """Give a range of the file at `path` in pieces; raises as `read`."""
+        start = self._start(offset, length, path)
+        async with aclosing(self._pieces(start, start + length)) as pieces:
+            yield pieces
+
+    def _start(self, offset: int, length: int, path: str) -> int:
+        """Return where a range begins in what is sealed. Raises NotInObject, RangeOutside."""
+        entry = self.entry(path)
         if not (offset >= 0 and length >= 0 and offset + length <= entry.size):
-            raise InvalidInput(f"{length} bytes at {offset} of a file of {entry.size}")
-        return await self._plain(entry.offset + offset, length)
+            raise RangeOutside(f"{length} bytes at {offset} of a file of {entry.size}")
+        return entry.offset + offset
+
+    async def _pieces(self, start: int, end: int) -> AsyncGenerator[bytes, None]:
+        if start == end:
+            return
+        first, last = start // CHUNK_BYTES, (end - 1) // CHUNK_BYTES
+        begin, count = self.header_bytes + first * SEALED_BYTES, last - first + 1
+        async with (
+            self._source.stream(begin, count * SEALED_BYTES) as pieces,
+            aclosing(self._open_all(pieces, first)) as chunks,
+        ):
+            at = first * CHUNK_BYTES
+            async for chunk in chunks:
+                yield chunk[max(0, start - at) : end - at]
+                at += len(chunk)
 
     @asynccontextmanager
     async def chunks(self, first: int = 0) -> AsyncIterator[AsyncIterator[bytes]]:

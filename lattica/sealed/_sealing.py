@@ -8,8 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lattica.content import (
+    SYMLINK_HINT,
+    NothingSelected,
     Segment,
+    Selection,
     StorageError,
+    Symlinks,
     UnreadableSource,
     check_new_names,
     check_path,
@@ -17,16 +21,17 @@ from lattica.content import (
     check_tree_entries,
     encode_name,
 )
-from lattica.errors import SourceChanged
+from lattica.errors import InvalidInput, SourceChanged
 
 from ._format import CHUNK_BYTES, PREFIX_BYTES, Sealer, header_size
 from ._table import Table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Container, Iterator, Sequence
 
     from lattica.identity import PeerId
 
+_EVERYTHING = Selection()
 _READ_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
 
@@ -37,12 +42,14 @@ def seal(
     recipients: Sequence[PeerId],
     *,
     name: str | None = None,
+    symlinks: Symlinks = Symlinks.REFUSE,
+    selection: Selection = _EVERYTHING,
     progress: Callable[[int], None] | None = None,
 ) -> Table:
     """*Slow.* Seal a file or directory into the new file `destination`, for `recipients`.
 
-    `progress` is called with bytes sealed; what it raises ends the sealing. Whatever goes wrong,
-    `destination` is not there afterwards.
+    `symlinks` and `selection` as for `content.build`. `progress` is called with bytes sealed; what
+    it raises ends the sealing. Whatever goes wrong, `destination` is not there afterwards.
 
     Raises:
         InvalidInput: a recipient cannot be sealed to; `source` is missing, or has symlinks or
@@ -50,7 +57,7 @@ def seal(
         SourceChanged: a file changed its size meanwhile.
         StorageError: the disk refuses.
     """
-    table = _list(source, name or source.name)
+    table, links = _list(source, name or source.name, symlinks, selection)
     source = Path(os.path.realpath(source))  # what it is a link to, as for any other share
     sealer = Sealer(recipients)
     try:
@@ -59,7 +66,7 @@ def seal(
             with os.fdopen(descriptor, "wb", buffering=0) as file:
                 file.write(sealer.header)
                 left = table.chunk_count
-                for chunk in _chunks(_plaintext(source, table)):
+                for chunk in _chunks(_plaintext(source, table, links)):
                     left -= 1
                     file.write(sealer.seal(chunk, last=left == 0))
                     if progress is not None:
@@ -83,50 +90,83 @@ def sealed_segments(path: Path) -> list[Segment]:
         return [Segment(size), Segment(os.fstat(file.fileno()).st_size - size)]
 
 
-def _list(source: Path, name: str) -> Table:
+def _list(
+    source: Path, name: str, symlinks: Symlinks, selection: Selection
+) -> tuple[Table, set[str]]:
+    """Return what is to be sealed, and which of its files are links that are followed."""
     encode_name(name)
     try:
         status = source.stat()
         if stat.S_ISREG(status.st_mode):
-            return Table(name, {"": status.st_size})
-        sizes: dict[str, int] = {}
-        directories: list[str] = []
+            if selection:
+                raise InvalidInput(f"{source} is one file", hint="leave the patterns out")
+            return Table(name, {"": status.st_size}), set()
         if not stat.S_ISDIR(status.st_mode):
             raise UnreadableSource(f"{source} is no file or directory")
-        _scan(source, "", sizes, directories)
+        listing = _Listing(symlinks, selection)
+        listing.scan(source, "")
     except OSError as error:
         raise UnreadableSource(f"cannot read {error.filename}: {error.strerror}") from error
-    return Table(name, sizes, tuple(directories), is_directory=True)
+    if selection and not listing.sizes:
+        raise NothingSelected(f"nothing in {source} is selected", hint="see the patterns again")
+    directories = tuple(listing.directories)
+    return Table(name, listing.sizes, directories, is_directory=True), listing.links
 
 
-def _scan(folder: Path, prefix: str, sizes: dict[str, int], directories: list[str]) -> None:
-    with os.scandir(folder) as entries:
-        children = sorted(entries, key=lambda child: os.fsencode(child.name))
-    check_new_names(str(folder), [child.name for child in children])
-    for child in children:
-        encode_name(child.name)
-        path = f"{prefix}/{child.name}" if prefix else child.name
-        check_path(path)
+class _Listing:
+    """What is in a directory, as far as it is to be sealed: see `seal`."""
+
+    def __init__(self, symlinks: Symlinks, selection: Selection) -> None:
+        self.sizes: dict[str, int] = {}
+        self.directories: list[str] = []
+        self.links: set[str] = set()
+        self._symlinks, self._selection = symlinks, selection
+
+    def scan(self, folder: Path, prefix: str) -> bool:
+        """Add what is below `folder`. Returns whether anything is."""
+        with os.scandir(folder) as entries:
+            found = sorted(entries, key=lambda child: os.fsencode(child.name))
+        above = f"{prefix}/" if prefix else ""
+        children = [child for child in found if self._is_taken(child, above + child.name)]
+        check_new_names(str(folder), [child.name for child in children])
+        before = len(self.sizes) + len(self.directories)
+        for child in children:
+            encode_name(child.name)
+            path = above + child.name
+            check_path(path)
+            if child.is_dir(follow_symlinks=False):
+                check_tree_depth(path)
+                self.directories.append(path)
+                if not self.scan(folder / child.name, path) and self._selection:
+                    self.directories.pop()
+            else:
+                self._add_file(folder / child.name, child, path)
+            check_tree_entries(len(self.sizes) + len(self.directories))
+        return len(self.sizes) + len(self.directories) > before
+
+    def _is_taken(self, child: os.DirEntry[str], path: str) -> bool:
         if child.is_dir(follow_symlinks=False):
-            check_tree_depth(path)
-            directories.append(path)
-            _scan(folder / child.name, path, sizes, directories)
-        elif child.is_file(follow_symlinks=False):
-            sizes[path] = child.stat(follow_symlinks=False).st_size
-        else:
-            raise UnreadableSource(
-                f"{folder / child.name} is no file or directory", hint="leave symlinks out"
-            )
-        check_tree_entries(len(sizes) + len(directories))
+            return True
+        skipped = child.is_symlink() and self._symlinks is Symlinks.SKIP
+        return not skipped and self._selection.takes(path)
+
+    def _add_file(self, place: Path, child: os.DirEntry[str], path: str) -> None:
+        follow = child.is_symlink() and self._symlinks is Symlinks.FOLLOW
+        if not child.is_file(follow_symlinks=follow):
+            what = "a symlink" if child.is_symlink() else "no file or directory"
+            raise UnreadableSource(f"{place} is {what}", hint=SYMLINK_HINT)
+        if follow:
+            self.links.add(path)
+        self.sizes[path] = child.stat(follow_symlinks=follow).st_size
 
 
-def _plaintext(source: Path, table: Table) -> Iterator[bytes]:
+def _plaintext(source: Path, table: Table, links: Container[str]) -> Iterator[bytes]:
     """Give what is sealed, in pieces of at most a chunk."""
     head = bytes(table)
     for start in range(0, len(head), CHUNK_BYTES):
         yield head[start : start + CHUNK_BYTES]
     for path, size in table.sizes.items():
-        with os.fdopen(_open_below(source, path), "rb", buffering=0) as file:
+        with os.fdopen(_open_below(source, path, follow=path in links), "rb", buffering=0) as file:
             left = size
             while left:
                 piece = file.read(min(left, CHUNK_BYTES))
@@ -138,7 +178,7 @@ def _plaintext(source: Path, table: Table) -> Iterator[bytes]:
                 raise SourceChanged(f"{source / path} has grown", hint="try again")
 
 
-def _open_below(source: Path, path: str) -> int:
+def _open_below(source: Path, path: str, *, follow: bool) -> int:
     """Open the file at `path` in `source`; a directory that has become a link is not followed."""
     if not path:
         return os.open(source, _READ_FLAGS)
@@ -149,7 +189,8 @@ def _open_below(source: Path, path: str) -> int:
             inner = os.open(part, _FOLDER_FLAGS, dir_fd=folder)
             os.close(folder)
             folder = inner
-        return os.open(name, _READ_FLAGS, dir_fd=folder)
+        flags = _READ_FLAGS & ~os.O_NOFOLLOW if follow else _READ_FLAGS
+        return os.open(name, flags, dir_fd=folder)
     finally:
         os.close(folder)
 

@@ -53,7 +53,9 @@ async def test_receivers_that_know_the_cid_alone_find_each_other(lab: Lab, tmp_p
         assert first.id in {part.peer for part in got.sources}
 
 
-async def test_a_get_that_is_given_up_is_announced_no_more(lab: Lab, tmp_path: Path) -> None:
+async def test_what_a_get_that_is_given_up_has_left_is_announced_until_it_is_removed(
+    lab: Lab, tmp_path: Path
+) -> None:
     source = lab.file("model.bin", SIZE)
     async with lab.node("a", max_up="1M") as a, lab.node("b") as b:
         shared = await a.share(source)
@@ -67,6 +69,15 @@ async def test_a_get_that_is_given_up_is_announced_no_more(lab: Lab, tmp_path: P
             await halfway.reached.wait()
             assert b.dht.is_providing(shared.cid.multihash)
             nursery.cancel_scope.cancel()
+        assert b.dht.is_providing(shared.cid.multihash)
+    async with lab.node("b") as b:
+        with trio.fail_after(20):
+            while not b.dht.is_providing(shared.cid.multihash):  # noqa: ASYNC110  # no event of it
+                await trio.sleep(0.05)
+        _delete_parts(tmp_path)
+        assert (await b.collect_garbage()).forgotten == (shared.cid,)
+        assert not b.dht.is_providing(shared.cid.multihash)
+        await b.share(lab.file("other.bin", 100))  # which tells anew what is here
         assert not b.dht.is_providing(shared.cid.multihash)
 
 
@@ -101,6 +112,11 @@ async def _is_provided_after_restart(lab: Lab, multihash: bytes, *, expected: bo
     node: AsyncNode
     async with lab.node("a") as node:
         assert node.dht.is_providing(multihash) is expected
+
+
+def _delete_parts(folder: Path) -> None:
+    for part in folder.glob("*.part"):
+        part.unlink()
 
 
 def _overwrite(path: Path) -> None:

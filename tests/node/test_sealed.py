@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from lattica.cid import HashFunction
-from lattica.content import DestinationTaken, ObjectState
+from lattica.content import DestinationTaken, NotInObject, ObjectState, RangeOutside
 from lattica.errors import InvalidInput
 from lattica.node import open_node
 from lattica.sealed import NotARecipient, SealBroken, is_sealed
@@ -180,6 +180,41 @@ async def test_a_bare_identifier_is_opened_when_it_is_said_to_be_sealed(tmp_path
             await recipient.get(plain.cid, tmp_path / "other", peers=where, unseal=True)
 
 
+async def test_a_part_of_a_tree_is_sealed_and_parts_of_that_are_read(tmp_path: Path) -> None:
+    top = tmp_path / "own" / "tree"
+    data = secret(top / "weights.bin", 3_000_000)
+    secret(top / "notes.txt", 100)
+    (top / "link.bin").symlink_to("weights.bin")
+    async with nodes(tmp_path, "owner", "recipient", "other") as (owner, recipient, other):
+        shared = await owner.share(
+            top, encrypt_to=[recipient.id], include=["*.bin"], symlinks="follow"
+        )
+        offset = 2_000_001
+        got = await recipient.read(shared.ticket, offset, 1000, path="weights.bin")
+        assert got == data[offset : offset + 1000]
+        assert recipient.store.objects() == []
+        received = recipient.exchange.stats.total.received_bytes
+        assert received < 1_500_000  # header, table, a chunk
+        out = bytearray(10)
+        view = await recipient.read(shared.ticket, 0, 10, path="link.bin", out=out)
+        assert bytes(view) == bytes(out) == data[:10]
+        part = await recipient.read_to(
+            shared.ticket, offset, None, tmp_path / "part", path="weights.bin"
+        )
+        assert part.path.read_bytes() == data[offset:]
+        assert (part.length, part.file) == (len(data) - offset, "weights.bin")
+        with pytest.raises(NotInObject, match="directory") as caught:
+            await recipient.read(shared.ticket, 0, 10)
+        assert "link.bin" in str(caught.value.hint)
+        with pytest.raises(NotInObject, match="notes"):
+            await recipient.read(shared.ticket, 0, 10, path="notes.txt")
+        with pytest.raises(RangeOutside):
+            await recipient.read(shared.ticket, 3_000_000, 1, path="weights.bin")
+        with pytest.raises(NotARecipient):
+            await other.read(shared.ticket, 0, 10, path="weights.bin")
+        assert MARK not in await other.read(shared.ticket, 0, 1000, unseal=False)
+
+
 async def test_mistakes_are_told_before_anything_is_sealed(tmp_path: Path) -> None:
     source = tmp_path / "own" / "model"
     secret(source, 1000)
@@ -187,7 +222,8 @@ async def test_mistakes_are_told_before_anything_is_sealed(tmp_path: Path) -> No
         wrong: list[dict[str, Any]] = [
             {"encrypt_to": ["nobody"]},
             {"encrypt_to": [str(owner.id)], "include": ["*.txt"]},
-            {"encrypt_to": [str(owner.id)], "symlinks": "follow"},
+            {"encrypt_to": [str(owner.id)], "chunk": "cdc"},
+            {"encrypt_to": [str(owner.id)], "origin": "https://example.com/model"},
             {"encrypt_to": ["QmYyQSo1c1Ym7orWxLYvCrM2EmxFTANf8wXmmE7DWjhx5N"]},
         ]
         for options in wrong:

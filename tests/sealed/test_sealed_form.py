@@ -15,6 +15,11 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 
 from lattica.content import (
     DestinationTaken,
+    NothingSelected,
+    NotInObject,
+    RangeOutside,
+    Selection,
+    Symlinks,
     UnreadableSource,
     UnsafeName,
     build,
@@ -70,9 +75,10 @@ class Bytes:
         self, offset: int = 0, length: int | None = None
     ) -> AsyncIterator[AsyncIterator[memoryview]]:
         async def pieces() -> AsyncGenerator[memoryview, None]:
-            for start in range(offset, len(self.data), 100_000):
+            end = len(self.data) if length is None else offset + length
+            for start in range(offset, end, 100_000):
                 await trio.lowlevel.checkpoint()
-                yield memoryview(self.data[start : start + 100_000])
+                yield memoryview(self.data[start : min(start + 100_000, end)])
 
         async with aclosing(pieces()) as stream:
             yield stream
@@ -147,7 +153,7 @@ async def test_a_part_is_read_without_the_rest(tree: Path) -> None:
     assert source.asked - before <= 2 * SEALED_BYTES
     assert await reader.read(0, 3, path="deep/more.bin") == (tree / "deep/more.bin").read_bytes()
     for offset, length, path in ((0, 700_001, "weights.bin"), (0, 1, "nowhere"), (-1, 1, "")):
-        with pytest.raises(InvalidInput):
+        with pytest.raises((RangeOutside, NotInObject)):
             await reader.read(offset, length, path=path)
 
 
@@ -384,6 +390,44 @@ def test_symlinks_and_names_that_could_be_misread_are_not_sealed(tree: Path) -> 
     with pytest.raises(UnsafeName):
         sealed(tree, ADA)
     assert not (tree.parent / "sealed").exists()
+
+
+async def test_what_is_selected_is_sealed_and_links_as_the_policy_has_them(tree: Path) -> None:
+    (tree / "link").symlink_to("weights.bin")
+    (tree / "nowhere").symlink_to("gone")
+    (tree / "elsewhere").symlink_to(tree.parent)
+    path = tree.parent / "sealed"
+    table = seal(tree, path, [ADA.peer_id], symlinks=Symlinks.SKIP)
+    assert not {"link", "nowhere", "elsewhere"} & set(table.sizes)
+    path.unlink()
+    for broken in ("nowhere", "elsewhere"):
+        with pytest.raises(UnreadableSource, match="symlink"):
+            seal(tree, path, [ADA.peer_id], symlinks=Symlinks.FOLLOW)
+        (tree / broken).unlink()
+    selection = Selection(include=("link", "weights.bin"))
+    table = seal(tree, path, [ADA.peer_id], symlinks=Symlinks.FOLLOW, selection=selection)
+    assert set(table.sizes) == {"link", "weights.bin"}
+    assert table.directories == ()
+    reader = await open_sealed(Bytes(path.read_bytes()), ADA)
+    content = (tree / "weights.bin").read_bytes()
+    assert await reader.read(0, len(content), path="link") == content
+    path.unlink()
+    with pytest.raises(NothingSelected):
+        seal(tree, path, [ADA.peer_id], selection=Selection(include=("*.none",)))
+    assert not path.exists()
+
+
+async def test_a_range_is_streamed_from_its_chunks_alone(tmp_path: Path) -> None:
+    data = noise(tmp_path / "file", 5 * CHUNK_BYTES + 99)
+    seal(tmp_path / "file", tmp_path / "sealed", [ADA.peer_id])
+    source = Bytes((tmp_path / "sealed").read_bytes())
+    reader = await open_sealed(source, ADA)
+    for offset, length in [(0, 0), (0, 1), (CHUNK_BYTES - 100, 300), (7, len(data) - 7)]:
+        async with reader.stream(offset, length) as pieces:
+            assert b"".join([piece async for piece in pieces]) == data[offset : offset + length]
+    with pytest.raises(RangeOutside):
+        async with reader.stream(len(data), 1):
+            pass
 
 
 def test_a_file_that_changes_while_it_is_sealed_is_not_sealed(tmp_path: Path) -> None:
