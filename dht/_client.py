@@ -20,7 +20,7 @@ from lattica.identity import PeerId
 from lattica.transport import ConnectionLimit, PeerInfo, ProtocolNotSupported
 
 from ._asking import Asking
-from ._keys import K, position
+from ._keys import position
 from ._lookup import Lookup
 from ._lookup_report import Outcome
 from ._messages import Message, MessageType
@@ -110,8 +110,8 @@ class Client:
         return group_beside(address, self._ours)
 
     def seeds(self, key: bytes) -> list[PeerInfo]:
-        """Return the contacts nearest to `key`."""
-        nearest = self.table.closest(position(key), K, failing=True)
+        """Return the contacts that a lookup for `key` begins with."""
+        nearest = self.table.seeds(position(key))
         return [PeerInfo(peer, ()) for peer in nearest]  # the mesh knows where they are
 
     async def find_node(self, key: bytes, *, through: Iterable[PeerId] = ()) -> Lookup:

@@ -41,6 +41,7 @@ RECHECK_SECONDS = 30.0  # after a first failure; four times as long after each f
 FRESH_SECONDS = 60.0  # a contact heard from so lately is not checked for a newcomer's sake
 GROUP_IN_BUCKET = 2  # contacts of one group, of K
 GROUP_IN_TABLE = 8
+GROUP_IN_SEEDS = 2
 WIDER_GROUP_IN_BUCKET = K // 2
 REFRESH_SECONDS = 3600.0  # a bucket in whose region nothing was looked up for so long
 
@@ -213,14 +214,10 @@ class RoutingTable:
         if peer in bucket.contacts:
             self._replace(bucket, peer, now)
 
-    def closest(self, target: int, count: int = K, *, failing: bool = False) -> list[PeerId]:
-        """Return the contacts nearest to the position `target`, nearest first.
+    def closest(self, target: int, count: int = K) -> list[PeerId]:
+        """Return the contacts nearest to the position `target`, nearest first: for answers.
 
-        Args:
-            target: a position (see `_keys.position`).
-            count: how many at most.
-            failing: fill up with contacts whose last request failed. Our own lookups do, since a
-                small network may have no others; answers to strangers do not.
+        At most `count`; without those whose last request failed.
         """
         found: list[Contact] = []
         for contacts in self._by_region(target):
@@ -228,12 +225,34 @@ class RoutingTable:
             found += sorted(usable, key=lambda contact: contact.position ^ target)
             if len(found) >= count:
                 break
-        nearest = [contact.peer for contact in found[:count]]
-        if failing and len(nearest) < count:
+        return [contact.peer for contact in found[:count]]
+
+    def seeds(self, target: int, count: int = K) -> list[PeerId]:
+        """Return the contacts that a lookup of ours for `target` begins with, at most `count`.
+
+        The nearest, but of one network a few: a gang in some networks that has settled next to a
+        key may be all that is near, and would name nobody but itself. Where there are not enough
+        others, the rest of a network follows, then those whose last request failed.
+        """
+        found: list[Contact] = []
+        crowd: list[Contact] = []
+        taken = Counter[bytes]()
+        for contacts in self._by_region(target):
+            for contact in sorted(contacts, key=lambda contact: contact.position ^ target):
+                if contact.failures:
+                    continue
+                if contact.group is not None:
+                    taken[contact.group] += 1
+                    if taken[contact.group] > GROUP_IN_SEEDS:
+                        crowd.append(contact)
+                        continue
+                found.append(contact)
+            if len(found) >= count:
+                break
+        else:
             doubtful = [contact for contact in self if contact.failures]
-            doubtful.sort(key=lambda contact: contact.position ^ target)
-            nearest += [contact.peer for contact in doubtful[: count - len(nearest)]]
-        return nearest
+            found += crowd + sorted(doubtful, key=lambda contact: contact.position ^ target)
+        return [contact.peer for contact in found[:count]]
 
     def holds_everybody(self, now: float) -> bool:
         """Say whether every peer there is has its place here, as far as lookups have shown.

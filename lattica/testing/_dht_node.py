@@ -16,7 +16,7 @@ from lattica.dht._answers import Responder
 from lattica.dht._bootstrap import Bootstrap
 from lattica.dht._clock import Clock
 from lattica.dht._keeper import Keeper
-from lattica.dht._keys import K, position
+from lattica.dht._keys import position
 from lattica.dht._lookup import Lookup
 from lattica.dht._messages import MAX_MESSAGE, Message, MessageType, Peer, decode, encode
 from lattica.dht._namespaces import Item, Namespaces
@@ -210,7 +210,7 @@ class SimulatedDht:
         self, key: bytes, *, wanted: int | None = None, until_certain: bool = False
     ) -> Lookup:
         """Return a lookup for `key` that starts from our contacts."""
-        nearest = self.table.closest(position(key), K, failing=True)
+        nearest = self.table.seeds(position(key))
         return Lookup(
             key,
             local=self.peer,

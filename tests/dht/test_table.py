@@ -11,6 +11,7 @@ from lattica.dht._table import (
     CHECK_SECONDS,
     FRESH_SECONDS,
     GROUP_IN_BUCKET,
+    GROUP_IN_SEEDS,
     GROUP_IN_TABLE,
     MAX_FAILURES,
     RECHECK_SECONDS,
@@ -177,7 +178,7 @@ def test_an_answer_clears_earlier_failures() -> None:
     table.add(peer, now=0.0)
     table.failed(peer, now=1.0)
     assert table.closest(0) == []
-    assert table.closest(0, failing=True) == [peer]
+    assert table.seeds(0) == [peer]
     table.add(peer, now=2.0)
     assert table.closest(0) == [peer]
     assert table.next_check() == 2.0 + CHECK_SECONDS
@@ -189,7 +190,22 @@ def test_failing_contacts_come_after_all_others() -> None:
     table.add(one, now=0.0)
     table.add(two, now=0.0)
     table.failed(one, now=1.0)
-    assert table.closest(position(one.raw), failing=True) == [two, one]
+    assert table.seeds(position(one.raw)) == [two, one]
+
+
+def test_a_lookup_begins_with_a_few_of_each_network_while_there_are_others() -> None:
+    table = RoutingTable(LOCAL, group_in_bucket=K, group_in_table=K)
+    everybody = peers(60)
+    everybody.sort(key=lambda peer: position(peer.raw))  # the nearest to 0 first
+    gang, others = everybody[:12], everybody[12:]
+    for peer in gang:
+        table.add(peer, now=0.0, group=b"one network")
+    assert table.seeds(0) == [peer for peer in gang if peer in table], "there is nobody else"
+    for peer in others:
+        table.add(peer, now=0.0)
+    seeds = table.seeds(0)
+    assert len(seeds) == K
+    assert [peer for peer in seeds if peer in gang] == table.closest(0)[:GROUP_IN_SEEDS]
 
 
 def test_removed_and_unknown_peers_leave_no_trace() -> None:
