@@ -64,6 +64,7 @@ class StoreLibrary:
         self.fetchers, self.queued_hashes = Fetchers(), 0
         self._store, self._fetches = store, fetches
         self._readers = trio.CapacityLimiter(_READERS)
+        self._lookers = trio.CapacityLimiter(1)
         self._slots = Slots[Conversation](limits.busy_streams, self._choke)
         self._choked: set[Conversation] = set()  # lost their slots, and are not through yet
         self._streams: Counter[PeerId] = Counter()
@@ -144,7 +145,8 @@ class StoreLibrary:
     async def sizes(self, multihashes: Sequence[bytes]) -> list[int | None]:
         """Look up in a worker thread how large blocks are; None for one that is not here."""
         look_up = partial(_sizes, self._store, multihashes)
-        return await trio.to_thread.run_sync(look_up, limiter=self._readers)
+        # Not a reader's: whoever asks for much must not keep those waiting who take it.
+        return await trio.to_thread.run_sync(look_up, limiter=self._lookers)
 
     async def wait_to_send(self, peer: PeerId, size: int) -> None:
         """Return when so many bytes may be sent to `peer`."""

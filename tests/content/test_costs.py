@@ -10,16 +10,23 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from lattica.content import Store, _library, build
-from lattica.content._messages import BlocksRequest, CancelRequest, LeavesRequest, Status
+from lattica.content._messages import (
+    PROTOCOL,
+    BlocksRequest,
+    CancelRequest,
+    LeavesRequest,
+    Status,
+)
 from lattica.content._sources import Sources
 from lattica.content._values import Absent
-from lattica.content.bitswap import PROTOCOLS, BitswapLimits, Message
+from lattica.content.bitswap import PROTOCOLS, BitswapLimits, Message, encode
 from lattica.transport import StreamReset
 
 from .test_bitswap import FakeShelf, server_and_clients, want
 from .test_exchange import LEAF, asking, hashes_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from trio.testing import MockClock
@@ -191,3 +198,102 @@ async def test_who_has_the_leaves_of_many_large_files_looked_up_is_put_off(
         assert statuses[0] is Status.OK
         assert Status.BUSY in statuses
         assert len(looked_up) < 5
+
+
+def wants_of_nothing(number: int, count: int) -> Message:
+    return Message(entries=tuple(want(b"%d %d" % (number, one), have=True) for one in range(count)))
+
+
+class Busy(FakeShelf):
+    """Takes a second to look wants up."""
+
+    looking = most = wants = 0
+
+    async def sizes(self, multihashes: Sequence[bytes]) -> list[int | None]:
+        self.looking += 1
+        self.most = max(self.most, self.looking)
+        self.wants += len(multihashes)
+        await trio.sleep(1)
+        self.looking -= 1
+        return [None] * len(multihashes)
+
+
+async def test_a_flood_of_wants_is_read_at_a_bounded_rate_and_others_are_heard(
+    autojump_clock: object,
+) -> None:
+    shelf = Busy([b"block"])
+    limits = BitswapLimits(heard=1000, heard_of_one=20)
+    async with server_and_clients(shelf, 2, limits) as (server, _, (flooder, other)):
+
+        async def flood(number: int) -> None:
+            message = wants_of_nothing(number, 100)
+            for _ in range(200):
+                with suppress(StreamReset):
+                    await flooder.say(server, message)
+                await trio.sleep(1)
+
+        async with trio.open_nursery() as nursery:
+            for number in range(8):
+                nursery.start_soon(flood, number)
+            await trio.sleep(30)
+            assert 400 <= shelf.wants <= 30 * 20 + 100
+            assert shelf.most == 1  # of one peer, one message at a time
+            await other.say(server, Message(entries=(want(b"nothing", tell=True),)))
+            await trio.sleep(3)
+            assert other.got
+            nursery.cancel_scope.cancel()
+
+
+async def test_messages_that_wait_to_be_read_are_bounded(autojump_clock: object) -> None:
+    shelf = Busy()
+    limits = BitswapLimits(heard_of_one=1)
+    async with server_and_clients(shelf, 1, limits) as (server, service, (client,)):
+        lost = 0
+
+        async def say() -> None:
+            nonlocal lost
+            try:
+                async with await client.mesh.open_stream(server.peer_id, PROTOCOLS[0]) as stream:
+                    await stream.send_message(encode(wants_of_nothing(0, 1000)))
+                    await stream.receive_some()
+            except StreamReset:
+                lost += 1
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(12):
+                nursery.start_soon(say)
+            await trio.sleep(20)
+            assert lost == 8
+            assert service._ears._waiting.total() == 3  # the first was read
+            nursery.cancel_scope.cancel()
+        await trio.sleep(5000)
+        assert not service._ears._waiting
+        assert not service._ears._locks
+
+
+async def test_blocks_that_we_want_wait_for_no_flood(swarm: Any, autojump_clock: MockClock) -> None:
+    async with swarm.peers(2) as (seed, fetcher):
+        seed.mesh.unhandle(PROTOCOL)
+        shared = seed.share(seed.file("model.bin", 20 * LEAF))
+        ears = fetcher.exchange._bitswap._ears
+        ears.heard(seed.mesh.peer_id, 1 << 40, 0)  # is owed for ever
+        with trio.fail_after(60):
+            await fetcher.fetch(shared.root, seed)
+
+
+async def test_wants_are_looked_up_beside_those_who_read(
+    swarm: Any, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    async with asking(swarm) as (seed, _):
+        library = seed.exchange._library
+        limiters = []
+        run = trio.to_thread.run_sync
+
+        async def watched(work: Any, *args: Any, **options: Any) -> Any:
+            limiters.append(options.get("limiter"))
+            return await run(work, *args, **options)
+
+        monkeypatch.setattr(trio.to_thread, "run_sync", watched)
+        await library.sizes([bytes(34)])
+        (await library.read([bytes(34)], 1)).release()
+        assert limiters[0] is not limiters[1]

@@ -23,6 +23,7 @@ from lattica.content._values import Absent
 from lattica.errors import DeadlineExceeded, LatticaError, LimitExceeded
 from lattica.transport import PeerDisconnected, StreamReset
 
+from ._ears import Ears
 from ._messages import (
     MAX_MESSAGE,
     PROTOCOLS,
@@ -69,6 +70,8 @@ class BitswapLimits:
         send_seconds: how long a peer may take to accept one message,
         hurried_seconds: and how long while others wait for their turn.
         message_seconds: how long a peer may take to send one, its silence before it included.
+        heard, heard_of_one: wants a second that are read, of all peers and of each; what is more
+            waits, unread.
     """
 
     peers: int = 256
@@ -80,6 +83,8 @@ class BitswapLimits:
     send_seconds: float = 30.0
     hurried_seconds: float = 5.0
     message_seconds: float = 120.0
+    heard: float = 8192.0
+    heard_of_one: float = 2048.0
 
 
 class Shelf(Protocol):
@@ -126,6 +131,7 @@ class Bitswap:
         self._last_turn = trio.Semaphore(1)  # for those that did not take what they were sent
         self._slow: OrderedDict[PeerId, None] = OrderedDict()
         self._decoders = trio.CapacityLimiter(_DECODERS)
+        self._ears = Ears(limits.heard, limits.heard_of_one)
         self._sending: dict[trio.CancelScope, float] = {}  # answers, and since when
         self._streams: Counter[PeerId] = Counter()
         self._asked: dict[PeerId, Asked] = {}
@@ -141,6 +147,7 @@ class Bitswap:
         if self._streams[peer] >= self._limits.streams_per_peer:
             limit = self._limits.streams_per_peer
             raise TooManyBitswapStreams(f"more than {limit} Bitswap streams", peer=peer)
+        self._ears.check(peer)  # before any of a message is received
         self._streams[peer] += 1
         try:
             while (data := await self._next_message(stream)) is not None:
@@ -157,17 +164,28 @@ class Bitswap:
             return await stream.receive_message(limit)
 
     async def _hear(self, peer: PeerId, protocol: str, data: bytes) -> None:
-        if len(data) > _INLINE_BYTES:
-            message, heard = await trio.to_thread.run_sync(_open, data, limiter=self._decoders)
+        if peer in self._sessions:  # blocks that we want wait for nobody
+            message, heard = await self._open(data)
+            if message.entries or message.full:
+                async with self._ears.turn(peer):
+                    self._ears.heard(peer, len(message.entries), 0)
+                    await self._note_wants(peer, protocol, message)
         else:
-            message, heard = _open(data)
-        if message.entries or message.full:
-            await self._note_wants(peer, protocol, message)
+            async with self._ears.turn(peer):
+                message, heard = await self._open(data)
+                self._ears.heard(peer, len(message.entries), len(data))
+                if message.entries or message.full:
+                    await self._note_wants(peer, protocol, message)
         if heard.blocks or heard.lacking:
             for session in list(self._sessions.get(peer, ())):
                 # It may have ended, or just been told that the connection has.
                 with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
                     await session.send(heard)
+
+    async def _open(self, data: bytes) -> tuple[Message, Heard]:
+        if len(data) > _INLINE_BYTES:
+            return await trio.to_thread.run_sync(_open, data, limiter=self._decoders)
+        return _open(data)
 
     async def _note_wants(self, peer: PeerId, protocol: str, message: Message) -> None:
         wanted = [entry.cid for entry in message.entries if not entry.cancel]
