@@ -27,6 +27,7 @@ _log = logging.getLogger(__name__)
 MAX_INVALID = 8  # items of one answer; who sends more is not read on, for each costs a verification
 ROOM_FOR_PEERS = 4 << 10  # bytes of an answer that a set leaves to the closer peers, if it can
 MAX_PUT = 128  # items of one request, each of which costs a verification; more do not fit in 15 KiB
+MAX_CROWDING = 8  # items of one request for a key that is full: each has all others looked at
 PUT_BYTES = MAX_ANSWER - 2048  # of the items in one request: some peers read no more than 16 KiB
 
 
@@ -131,6 +132,7 @@ class Keeper:
             raise ValueRefused(f"{len(encoded_items)} values at once, limit {MAX_PUT}")
         held = {item.encoded: item for item in self.store.items(key, now=now)}
         refusal: ValueRefused | None = None
+        crowding = 0
         for encoded in encoded_items:
             if (kept := held.get(encoded)) is not None:
                 if kept.entry is not None and kept.entry.author == sender:
@@ -138,6 +140,10 @@ class Keeper:
                 continue
             try:
                 item = self.namespaces.read(key, encoded, now=now)
+                crowding += not self.store.has_room(key, item)
+                if crowding > MAX_CROWDING:
+                    refusal = ValueRefused(f"{MAX_CROWDING} values for a full key", Reason.FULL)
+                    break
                 self.store.add(key, item, now=now, source=source)
             except ValueRefused as error:
                 refusal = error

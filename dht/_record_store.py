@@ -167,6 +167,15 @@ class RecordStore:
         self.changed(key, item.place, item)
         return True
 
+    def has_room(self, key: bytes, item: Item) -> bool:
+        """Say whether `item` fits under `key` with all others; else `add` has to weigh them."""
+        items = self._keys.get(key, {})
+        held = items.get(item.place)
+        total = self._key_sizes[key] + _size_in_set(item)
+        total -= _size_in_set(held) if held is not None else 0
+        count = len(items) + (held is None)
+        return count <= self._limits.items_per_key and total <= self._limits.size_per_key
+
     def vouch(self, key: bytes, place: bytes, source: bytes) -> None:
         """Note that the author of what stands there has brought it itself, from `source`."""
         cost = self._order.get((key, place))
@@ -184,16 +193,13 @@ class RecordStore:
 
     def _make_room_in_key(self, key: bytes, item: Item, size: int, source: bytes) -> None:
         """Have who takes most room under `key` give way. Raises ValueRefused: the newcomer does."""
-        items, limits = self._keys.get(key, {}), self._limits
-        held = items.get(item.place)
-        total = self._key_sizes[key] + size
-        total -= _size_in_set(held) if held is not None else 0
-        if len(items) + (held is None) <= limits.items_per_key and total <= limits.size_per_key:
+        if self.has_room(key, item):
             return
+        items, limits = self._keys.get(key, {}), self._limits
         claims = [
             Claim(each.place, each.owner, self._source_of[key, each.place], _size_in_set(each))
             for each in items.values()
-            if each is not held
+            if each.place != item.place
         ]
         newcomer = Claim(item.place, item.owner, source, size)
         leaving = self._crowding.leaving(

@@ -24,7 +24,14 @@ from lattica.dht import (
     public_keys,
 )
 from lattica.dht._clock import Clock
-from lattica.dht._keeper import MAX_INVALID, MAX_PUT, PUT_BYTES, Keeper, requests_for
+from lattica.dht._keeper import (
+    MAX_CROWDING,
+    MAX_INVALID,
+    MAX_PUT,
+    PUT_BYTES,
+    Keeper,
+    requests_for,
+)
 from lattica.dht._messages import MAX_ANSWER, Message, MessageType, Record, decode, encode
 from lattica.dht._namespaces import Item, Reason
 from lattica.dht._own import OwnEntries
@@ -426,6 +433,28 @@ def test_more_entries_than_a_request_may_bring_are_not_looked_at() -> None:
     assert not held(kept)
     assert kept.put(put(*few), now=NOW).record is not None
     assert len(held(kept)) == MAX_PUT
+
+
+def test_of_a_request_few_values_are_weighed_against_those_of_a_full_key() -> None:
+    kept = keeper(items_per_key=4)
+    for number in range(4):
+        kept.put(put(entry(number, writer=number)), now=NOW, source=b"net-%d" % number)
+    weighed = 0
+    leaving = kept.store._crowding.leaving
+
+    def count(*claims: object, **limits: object) -> list[bytes] | None:
+        nonlocal weighed
+        weighed += 1
+        return leaving(*claims, **limits)  # type: ignore[arg-type]
+
+    kept.store._crowding.leaving = count  # type: ignore[method-assign]
+    many = [entry("evil", writer=5, subkey=b"%d" % number) for number in range(40)]
+    assert kept.put(put(*many), now=NOW, source=b"evil").refusal == "full"
+    assert weighed == MAX_CROWDING
+    survivor = next(value for value in held(kept) if isinstance(value, int))
+    newer = entry(survivor, writer=survivor, sequence=9)
+    assert kept.put(put(newer), now=NOW, source=b"net-%d" % survivor).refusal == ""
+    assert weighed == MAX_CROWDING, "what takes no more room than before is not weighed"
 
 
 def test_a_flood_of_values_takes_no_more_memory_than_is_allowed() -> None:
