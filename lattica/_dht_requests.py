@@ -13,7 +13,7 @@ from lattica.errors import InvalidInput, NotFound
 from lattica.identity import PeerId
 
 if TYPE_CHECKING:
-    from lattica._requests import Method, Params
+    from lattica._params import Method, Params
     from lattica.codec import Value
     from lattica.node import AsyncNode
     from lattica.results import Json, ProgressCallback
@@ -33,8 +33,8 @@ async def _put(node: AsyncNode, params: Params, _progress: ProgressCallback) -> 
         placed = await node.dht.put(
             params.need("key", str),
             _value(params),
-            ttl=params.get("ttl", float, DAY_SECONDS) or 0.0,
-            subkey=params.get("subkey", str) or "",
+            ttl=params.get("ttl", float, DAY_SECONDS),
+            subkey=params.get("subkey", str, ""),
         )
     return placed.to_json()
 
@@ -60,7 +60,7 @@ async def _provide(node: AsyncNode, params: Params, _progress: ProgressCallback)
 
 async def _providers(node: AsyncNode, params: Params, _progress: ProgressCallback) -> Json:
     cid = CID.parse(params.need("cid", str))
-    count = params.get("count", int, 20) or 0
+    count = params.get("count", int, 20)
     if not 1 <= count <= 1000:
         raise InvalidInput(f"{count} providers, expected 1 to 1000")
     search = node.dht.find_providers(cid.multihash, count)
@@ -77,10 +77,10 @@ async def _providers(node: AsyncNode, params: Params, _progress: ProgressCallbac
 
 
 async def _crawl(node: AsyncNode, params: Params, _progress: ProgressCallback) -> Json:
-    most = params.get("most", int, MAX_CRAWL_PEERS) or 0
+    most = params.get("most", int, MAX_CRAWL_PEERS)
     if not 1 <= most <= MAX_CRAWL_PEERS:
         raise InvalidInput(f"{most} peers, expected 1 to {MAX_CRAWL_PEERS}")
-    seconds = params.get("timeout", float, 120.0) or 0.0
+    seconds = params.get("timeout", float, 120.0)
     return (await node.dht.crawl(most=most, seconds=seconds)).to_json()
 
 

@@ -15,7 +15,7 @@ from lattica.models import Rule, Verdict, parse_layers, parse_rank
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from lattica._requests import Method, Params as Params
+    from lattica._params import Method, Params
     from lattica.models import SignedManifest, TensorInfo
     from lattica.node import AsyncNode
     from lattica.results import Json, ProgressCallback
@@ -68,9 +68,9 @@ async def _get_tensors(node: AsyncNode, params: Params, progress: ProgressCallba
         params.need("ref", str),
         params.path("destination"),
         choice=_choice(params),
-        path=params.get("path", str) or "",
+        path=params.get("path", str, ""),
         peers=params.texts("peers"),
-        overwrite=params.get("overwrite", bool) or False,
+        overwrite=params.get("overwrite", bool, False),
         progress=progress,
         timeout=params.get("timeout", float),
     )
@@ -81,8 +81,8 @@ async def _publish(node: AsyncNode, params: Params, progress: ProgressCallback) 
     published = await node.publish(
         params.need("name", str),
         params.path("path"),
-        licence=params.get("licence", str) or "",
-        message=params.get("message", str) or "",
+        licence=params.get("licence", str, ""),
+        message=params.get("message", str, ""),
         parent=params.get("parent", str),
         base=params.texts("base"),
         data=params.texts("data"),

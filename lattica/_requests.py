@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 import trio
 
 from lattica._control import UnknownMethod
 from lattica._dht_requests import DHT_METHODS
 from lattica._model_requests import MODEL_METHODS, rule_in
+from lattica._params import Params
 from lattica.cid import HashFunction
 from lattica.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
-
     from lattica._control import Request
+    from lattica._params import Method
     from lattica.node import AsyncNode
     from lattica.results import Json, ProgressCallback
 
-    Method = Callable[["AsyncNode", "Params", ProgressCallback], Awaitable[Json]]
 
-_T = TypeVar("_T")
 MAX_PINGS = 1000
 _HASHES = {"blake3": HashFunction.BLAKE3, "sha2-256": HashFunction.SHA2_256}
 
@@ -34,42 +30,6 @@ async def handle(node: AsyncNode, request: Request, progress: ProgressCallback) 
     if method is None:
         raise UnknownMethod(f"the node cannot {request.method!r}")
     return await method(node, Params(request.params), progress)
-
-
-@dataclass(frozen=True, slots=True)
-class Params:
-    """A request's parameters, each checked as it is read."""
-
-    values: Mapping[str, Any]
-
-    def get(self, name: str, kind: type[_T], default: _T | None = None) -> _T | None:
-        value = self.values.get(name)
-        if value is None:
-            return default
-        # A bool is an int to Python, and 1 is a fine number of seconds.
-        accepted = (int, float) if kind is float else kind
-        if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
-            raise InvalidInput(f"parameter {name!r} is {value!r}, expected {kind.__name__}")
-        return value  # type: ignore[return-value]  # an int where a float is fine
-
-    def need(self, name: str, kind: type[_T]) -> _T:
-        value = self.get(name, kind)
-        if value is None:
-            raise InvalidInput(f"parameter {name!r} is missing")
-        return value
-
-    def path(self, name: str) -> Path:
-        """A path must be absolute: the asking command runs in another folder than the node."""
-        path = Path(self.need(name, str))
-        if not path.is_absolute():
-            raise InvalidInput(f"parameter {name!r} is {str(path)!r}, expected an absolute path")
-        return path
-
-    def texts(self, name: str) -> list[str]:
-        values = self.get(name, list, [])
-        if not all(isinstance(value, str) for value in values or ()):
-            raise InvalidInput(f"parameter {name!r} is {values!r}, expected a list of strings")
-        return list(values or ())
 
 
 async def _status(node: AsyncNode, _params: Params, _progress: ProgressCallback) -> Json:
@@ -84,7 +44,7 @@ async def _share(node: AsyncNode, params: Params, progress: ProgressCallback) ->
         params.path("path"),
         name=params.get("name", str),
         hash_function=_HASHES[hash_name],
-        follow_symlinks=params.get("follow_symlinks", bool) or False,
+        follow_symlinks=params.get("follow_symlinks", bool, False),
         symlinks=params.get("symlinks", str) or "refuse",
         origin=params.get("origin", str),
         include=params.texts("include"),
@@ -107,9 +67,9 @@ async def _get(node: AsyncNode, params: Params, progress: ProgressCallback) -> J
         base=params.path("base") if params.get("base", str) else None,
         exclude=params.texts("exclude"),
         origins=params.texts("origins"),
-        use_origin=params.get("use_origin", bool) or False,
+        use_origin=params.get("use_origin", bool, False),
         rule=await rule_in(node, params),
-        overwrite=params.get("overwrite", bool) or False,
+        overwrite=params.get("overwrite", bool, False),
         unseal=params.get("unseal", bool),
         progress=progress,
         timeout=params.get("timeout", float),
@@ -120,7 +80,7 @@ async def _get(node: AsyncNode, params: Params, progress: ProgressCallback) -> J
 async def _cache(node: AsyncNode, params: Params, progress: ProgressCallback) -> Json:
     fetched = await node.cache(
         params.need("ref", str),
-        pin=params.get("pin", bool) or False,
+        pin=params.get("pin", bool, False),
         peers=params.texts("peers"),
         progress=progress,
         timeout=params.get("timeout", float),
@@ -145,7 +105,7 @@ async def _usage(node: AsyncNode, _params: Params, _progress: ProgressCallback) 
 async def _stat(node: AsyncNode, params: Params, _progress: ProgressCallback) -> Json:
     found = await node.stat(
         params.need("ref", str),
-        ask_peers=params.get("ask_peers", bool) or False,
+        ask_peers=params.get("ask_peers", bool, False),
         timeout=params.get("timeout", float),
     )
     return found.to_json()
@@ -172,9 +132,9 @@ async def _read(node: AsyncNode, params: Params, _progress: ProgressCallback) ->
         params.need("offset", int),
         params.get("length", int),
         params.path("destination"),
-        path=params.get("path", str) or "",
+        path=params.get("path", str, ""),
         peers=params.texts("peers"),
-        overwrite=params.get("overwrite", bool) or False,
+        overwrite=params.get("overwrite", bool, False),
         unseal=params.get("unseal", bool),
         timeout=params.get("timeout", float),
     )
@@ -186,7 +146,7 @@ async def _peers(node: AsyncNode, _params: Params, _progress: ProgressCallback) 
 
 
 async def _ping(node: AsyncNode, params: Params, _progress: ProgressCallback) -> Json:
-    count = params.get("count", int, 3) or 0
+    count = params.get("count", int, 3)
     if not 1 <= count <= MAX_PINGS:
         raise InvalidInput(f"{count} pings, expected 1 to {MAX_PINGS}")
     timeout = params.get("timeout", float)
@@ -210,7 +170,7 @@ async def _swarm(node: AsyncNode, _params: Params, _progress: ProgressCallback) 
 async def _verify(node: AsyncNode, params: Params, progress: ProgressCallback) -> Json:
     found = await node.verify(
         params.need("ref", str),
-        repair=params.get("repair", bool) or False,
+        repair=params.get("repair", bool, False),
         peers=params.texts("peers"),
         progress=progress,
         timeout=params.get("timeout", float),

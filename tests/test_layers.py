@@ -48,6 +48,7 @@ NODE = {
     "_model_requests",
     "_opened",
     "_origins",
+    "_params",
     "_private",
     "_progress",
     "_providing",
