@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from lattica.results import ProgressCallback
 
 _INTERVAL_S = 0.1
+_MAX_REASON = 160  # characters of a reason, in a line that passes by
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +82,7 @@ class FetchReporter:
                 self.looking()
             case ProviderLeft(peer, reason):
                 self._peers.discard(peer)
-                self.tell(f"{peer.short} is not asked for now: {reason}")
+                self.tell(f"{peer.short} is not asked for now: {_shortened(reason, peer)}")
             case ProviderSlow(peer, seconds):
                 self.tell(f"{peer.short} is silent for {seconds:.0f} s: others do its work")
             case OriginUsed(name):
@@ -105,3 +106,9 @@ class FetchReporter:
         self._latest = replace(progress, news="")
         if self._callback is not None:
             self._callback(progress)
+
+
+def _shortened(reason: str, peer: PeerId) -> str:
+    """Return what of a reason fits a line: the error of a get that fails for it says all."""
+    text = reason.replace(str(peer), peer.short)
+    return text if len(text) <= _MAX_REASON else f"{text[:_MAX_REASON]}…"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from lattica._nursery import private_nursery
-from lattica.content import ask_holder
+from lattica.content import ObjectState, ask_holder
 from lattica.errors import LatticaError
 from lattica.results import ObjectHolder, ObjectStat
 from lattica.transport import PeerInfo
@@ -31,6 +31,10 @@ async def stat_of(
 ) -> ObjectStat:
     """Return what the store knows of an object."""
     extent = await trio.to_thread.run_sync(store.extent, stored.root)
+    leaves_here = extent.leaves
+    if stored.state is ObjectState.PARTIAL:
+        held = await trio.to_thread.run_sync(store.availability, stored.root)
+        leaves_here = 0 if held is None else int.from_bytes(held.bitmap, "little").bit_count()
     return ObjectStat(
         cid=stored.root,
         name=stored.name,
@@ -42,6 +46,7 @@ async def stat_of(
         pinned=stored.pinned,
         files=extent.files,
         leaves=extent.leaves,
+        leaves_here=leaves_here,
         index_blocks=extent.index_blocks,
         index_bytes=extent.index_bytes,
         peers=None if holders is None else tuple(holders),

@@ -278,6 +278,7 @@ class ObjectStat(Result):
     pinned: bool
     files: int
     leaves: int  # of all files, equal ones counted each time; 0 until the index is here
+    leaves_here: int  # of these, those that are here and, where a get has left them, hashed
     index_blocks: int
     index_bytes: int
     peers: tuple[ObjectHolder, ...] | None = None  # who else holds it now; None: not asked

@@ -169,7 +169,7 @@ def verification(output: Output, found: dict[str, Any]) -> None:
     if more > 0:
         output.say(f"and {more} more")
     verdict = (
-        f"{found['damaged_count']} blocks are damaged"
+        f"{found['damaged_count']} damaged blocks"
         if found["damaged_count"]
         else "all of it matches"
     )

@@ -31,14 +31,15 @@ def stat(
 ) -> None:
     """Show what is known of an object that is here."""
     found = session.ask(Request("stat", {"ref": ref, "ask_peers": peers}))
-    index = f"{found['index_blocks']} blocks, {size(found['index_bytes'])}"
+    blocks, leaves, here = found["index_blocks"], found["leaves"], found["leaves_here"]
+    index = f"{blocks} block{'s' * (blocks != 1)}, {size(found['index_bytes'])}"
     rows = [
         ("cid", found["cid"]),
         ("name", found["name"]),
         ("kind", found["kind"]),
         ("size", f"{size(found['size'])} ({found['size']} bytes)"),
         ("files", str(found["files"])),
-        ("leaves", str(found["leaves"])),
+        ("leaves", f"{leaves}" if here == leaves else f"{here} of {leaves} are here"),
         ("index", index),
         ("state", found["state"]),
         ("pinned", "yes" if found["pinned"] else "no"),

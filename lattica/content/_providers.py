@@ -53,6 +53,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _FIRST_RETRY_SECONDS, _LAST_RETRY_SECONDS = 0.5, 8.0
 _MAX_SILENCES = 2  # of a provider that has never delivered anything: it is mute
+_MAX_ADDRESSES = 16  # of one candidate; its own address book knows more
 _LEAST_WRITE_BYTES = 1 << 20
 _DOUBTFUL_DIALS = 4  # at the same time, to peers of whom another one says that they are there
 
@@ -113,6 +114,7 @@ class Providers:
         self._seats = Seats(limits.providers)
         self._doubtful_dials = trio.Semaphore(_DOUBTFUL_DIALS)
         self._delivered: set[PeerId] = set()  # those that ever sent what they were asked for
+        self._addresses: dict[PeerId, tuple[Multiaddr, ...]] = {}  # of candidates, the newest first
         self._nursery: trio.Nursery | None = None
         self._scope: trio.CancelScope | None = None
         self._early: list[tuple[list[PeerInfo], AsyncIterable[PeerInfo | None] | None]] = []
@@ -167,13 +169,24 @@ class Providers:
         """Take up a peer that may hold the object, unless it is known to be of no use.
 
         Of `hearsay`, another provider says so: whoever cannot be reached then is not tried again.
+        Of one that is looked after already, its further addresses are tried, too.
         """
-        if self._nursery is None or self._candidates.is_attended(info.peer):
+        if self._nursery is None:
+            return
+        if self._candidates.is_attended(info.peer):
+            self._note_addresses(info)
             return
         if (banned := self._ban_of(info.peer)) is not None:
             self._leave_for(banned, info.peer)
         elif self._candidates.take(info.peer, hearsay=hearsay):
-            self._nursery.start_soon(self._attend, info, hearsay)
+            self._note_addresses(info)
+            self._nursery.start_soon(self._attend, info.peer, hearsay)
+
+    def _note_addresses(self, info: PeerInfo) -> None:
+        known = self._addresses.get(info.peer, ())
+        if not set(info.addresses) <= set(known):
+            merged = tuple(dict.fromkeys((*info.addresses, *known)))
+            self._addresses[info.peer] = merged[:_MAX_ADDRESSES]
 
     def found(self, peers: Sequence[PeerInfo]) -> None:
         """Note that `peers` fetch the object, too, as one of them or a provider says."""
@@ -320,33 +333,33 @@ class Providers:
 
     # --- one provider
 
-    async def _attend(self, info: PeerInfo, hearsay: bool) -> None:
+    async def _attend(self, peer: PeerId, hearsay: bool) -> None:
         """Look after one provider until it is of no use, trying again when it was lost."""
         delay, silences = _FIRST_RETRY_SECONDS, 0
         try:
             while True:
                 began = trio.current_time()
                 self._clock.look()  # somebody may have to make room
-                error = await self._reach(info) if hearsay else None
+                error = await self._reach(peer) if hearsay else None
                 if error is None:
                     async with self._seats.free:
-                        error = await self._talk(info)
+                        error = await self._talk(peer)
                 if trio.current_time() - began > _LAST_RETRY_SECONDS:
                     delay = _FIRST_RETRY_SECONDS
-                banned = self._ban_of(info.peer)
-                self._leave_for(error, info.peer, banned)
+                banned = self._ban_of(peer)
+                self._leave_for(error, peer, banned)
                 self._clock.look()
                 if banned is not None or not worth_retrying(error):
                     return
                 silences += isinstance(error, ProviderSilent)
-                if silences == _MAX_SILENCES and info.peer not in self._delivered:
+                if silences == _MAX_SILENCES and peer not in self._delivered:
                     return
                 if hearsay and not isinstance(error, StreamEnded | StreamReset):
                     return
                 await trio.sleep(delay)
                 delay = min(2 * delay, _LAST_RETRY_SECONDS)
         finally:
-            self._candidates.over(info.peer)
+            self._candidates.over(peer)
             self._scatter()
             self._clock.look()
 
@@ -363,23 +376,22 @@ class Providers:
             else:
                 self._keeper.tell(ProviderLeft(peer, reason, ban is not None))
 
-    async def _reach(self, info: PeerInfo) -> LatticaError | None:
+    async def _reach(self, peer: PeerId) -> LatticaError | None:
         """Connect to a peer that may not exist: until it is there it takes nobody's slot."""
         try:
             async with self._doubtful_dials:
-                await self._mesh.connect(info.peer, info.addresses)
+                await self._mesh.connect(peer, self._addresses.get(peer, ()))
         except LatticaError as error:
             return error
         return None
 
-    async def _talk(self, info: PeerInfo) -> LatticaError:
+    async def _talk(self, peer: PeerId) -> LatticaError:
         """Talk to a provider for as long as it lasts; returns why it ended."""
-        peer = info.peer
         try:
             if (origin := self._origins.get(peer)) is not None:
                 await self._run(OriginSession(origin, self, self, self._segments))
                 return StreamEnded(f"{origin.name} was left")
-            connection = await self._mesh.connect(peer, info.addresses)
+            connection = await self._mesh.connect(peer, self._addresses.get(peer, ()))
             try:
                 async with await self._mesh.open_stream(peer, PROTOCOL) as stream:
                     await self._run(Session(stream, self))

@@ -42,6 +42,7 @@ from lattica.content._messages import (
     encode_have_all,
 )
 from lattica.content._unixfs import encode_file
+from lattica.errors import Unreachable
 from lattica.testing.providers import (
     HostileProvider,
     Misdeed,
@@ -60,6 +61,7 @@ from lattica.testing.providers import (
     truncated,
     wrong_leaf,
 )
+from lattica.transport import Multiaddr, PeerInfo
 
 if TYPE_CHECKING:
     from trio.testing import MockClock
@@ -272,6 +274,37 @@ async def test_a_lone_provider_that_always_puts_us_off_is_given_up(
             await receiver.fetch(shared.root, rogue)
         assert 300 <= trio.current_time() < 301
         assert len(requests) < 30
+
+
+async def test_further_addresses_of_a_provider_are_tried_too(
+    swarm: Any, autojump_clock: MockClock
+) -> None:
+    gone = Multiaddr.parse("/memory/4711")
+    async with swarm.peers(2, introduce=False) as (seed, receiver):
+        shared = seed.share(seed.file("model.bin", 5 * LEAF))
+        peer = seed.mesh.peer_id
+        infos = [PeerInfo(peer, (gone,)), PeerInfo(peer, (seed.mesh.addresses[0],))]
+        await receiver.fetch(shared.root, providers=infos)
+        assert receiver.got.read_bytes() == shared.path.read_bytes()
+
+
+async def test_addresses_of_one_provider_are_bounded(
+    swarm: Any, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lattica.content._providers._MAX_ADDRESSES", 3)
+    async with swarm.peers(2, introduce=False) as (seed, receiver):
+        root = seed.share(seed.file("model.bin", 5 * LEAF)).root
+        peer, tried = seed.mesh.peer_id, list[int]()
+
+        async def connect(_peer: Any, addresses: Any) -> Any:
+            tried.append(len(addresses))
+            raise Unreachable("nobody is there")
+
+        receiver.mesh.connect = connect
+        infos = [PeerInfo(peer, (Multiaddr.parse(f"/memory/{n}"),)) for n in range(1, 9)]
+        with pytest.raises(ProvidersLost):
+            await receiver.fetch(root, providers=infos)
+        assert max(tried) == 3
 
 
 async def test_a_lone_provider_that_never_says_anything_is_given_up_soon(

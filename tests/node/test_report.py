@@ -42,6 +42,15 @@ def test_a_fetch_is_reported_from_looking_to_the_last_byte() -> None:
     ]
 
 
+def test_a_long_reason_is_cut_to_a_line() -> None:
+    seen: list[Progress] = []
+    fetch = FetchReporter(seen.append)
+    fetch(ProviderLeft(A, f"cannot reach {A}: " + "/ip4/192.0.2.1/tcp/1: refused; " * 20))
+    (news,) = [report.news for report in seen if report.news]
+    assert news.startswith(f"{A.short} is not asked for now: cannot reach {A.short}: /ip4")
+    assert len(news) < 220
+
+
 def test_a_lie_and_a_silence_are_news() -> None:
     seen: list[Progress] = []
     fetch = FetchReporter(seen.append)

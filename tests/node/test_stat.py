@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from lattica._finding import ObjectNotHere
-from lattica.content import ObjectState
+from lattica.content import ObjectState, build
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,6 +29,22 @@ async def test_an_object_is_described(lab: Lab) -> None:
         shared.path.write_bytes(b"something else")
         found = await a.stat(shared.cid)
         assert (found.state, found.pinned) == (ObjectState.CHANGED, True)
+
+
+async def test_of_what_a_get_has_left_it_is_told_how_much_is_here(lab: Lab) -> None:
+    source = lab.file("model.bin", 5 * LEAF)
+    built, content = build(source), source.read_bytes()
+    async with lab.node("a") as a:
+        with a.store.download(built.root, lab.folder / "copy") as download:
+            for cid, block in built.index.items():
+                download.add_index(cid, block)
+            part = download.open_part(built.files[0].leaves)
+            for leaf in (0, 3):
+                part.write(leaf, [content[leaf * LEAF : (leaf + 1) * LEAF]])
+        found = await a.stat(built.root)
+        assert (found.state, found.leaves_here, found.leaves) == (ObjectState.PARTIAL, 2, 5)
+        shared = await a.share(source)
+        assert (await a.stat(shared.cid)).leaves_here == 5
 
 
 async def test_a_directory_is_described_with_all_of_its_files(lab: Lab) -> None:
