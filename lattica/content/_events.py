@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from ._values import StoredObject
 
+_MAX_REASON = 240  # characters of why one provider was left: a peer may have many addresses
 _RESUME = "what was verified is kept; run the same command again to resume"
 
 
@@ -277,7 +278,8 @@ def _summary(reasons: dict[PeerId, LatticaError]) -> str:
         else f"{peer}: {text}"
         for peer, error in islice(reasons.items(), 5)
     ]
-    return f"tried {len(reasons)}: " + " · ".join(texts)
+    cut = (text if len(text) <= _MAX_REASON else f"{text[:_MAX_REASON]}…" for text in texts)
+    return f"tried {len(reasons)}: " + " · ".join(cut)
 
 
 _OF_ORIGINS = (OriginError, OriginLacksIt, OriginMismatch)  # whose messages name them

@@ -29,6 +29,7 @@ from lattica.content import (
     _stages,
     build,
 )
+from lattica.content._events import failure
 from lattica.content._messages import (
     PROTOCOL,
     AnswerHead,
@@ -43,6 +44,7 @@ from lattica.content._messages import (
 )
 from lattica.content._unixfs import encode_file
 from lattica.errors import Unreachable
+from lattica.testing import sample_identity
 from lattica.testing.providers import (
     HostileProvider,
     Misdeed,
@@ -286,6 +288,19 @@ async def test_further_addresses_of_a_provider_are_tried_too(
         infos = [PeerInfo(peer, (gone,)), PeerInfo(peer, (seed.mesh.addresses[0],))]
         await receiver.fetch(shared.root, providers=infos)
         assert receiver.got.read_bytes() == shared.path.read_bytes()
+
+
+def test_an_error_names_each_provider_and_does_not_run_on() -> None:
+    root = CID.of(b"x")
+    reasons: dict[Any, Any] = {
+        sample_identity(n).peer_id: Unreachable("cannot reach it: " + "refused; " * 99)
+        for n in range(9)
+    }
+    error = failure(root, [], reasons)
+    assert isinstance(error, ProvidersLost)
+    assert "tried 9" in str(error)
+    assert str(sample_identity(4).peer_id) in str(error)
+    assert len(str(error)) < 1500
 
 
 async def test_addresses_of_one_provider_are_bounded(
