@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     Outcome: TypeAlias = Reply | Exception  # what came of a request: its answer, or what went wrong
 
+CLOSED = "closed"  # why nobody answers once the DHT has ended
+
 
 class Asking:
     """Requests under way that belong together. Made by `Client.asking`; its block ends them.
@@ -113,13 +115,19 @@ class Asking:
         scope = trio.CancelScope()
 
         async def ask() -> None:
-            with scope:
-                reply = await self._slowly(peer, request)
+            reply: Reply | str = CLOSED
+            try:
+                with scope:
+                    reply = await self._slowly(peer, request)
+            finally:
                 if not scope.cancel_called:
                     self._note(peer, lambda: reply)
 
         self._under_way[peer.peer] = scope.cancel
-        self._tasks.start_soon(ask)
+        try:
+            self._tasks.start_soon(ask)
+        except RuntimeError:  # the nursery has ended, and with it the DHT
+            self._note(peer, lambda: CLOSED)
 
     def _note(self, peer: PeerInfo, conclude: Callable[[], Reply | str]) -> None:
         del self._under_way[peer.peer]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
+from lattica.dht._asking import CLOSED
 from lattica.dht._messages import Message, MessageError, MessageType
 from lattica.transport import PeerInfo
 
@@ -121,3 +122,21 @@ async def test_an_answer_that_is_none_is_a_word(autojump_clock: MockClock, swarm
         asking.start(other, PING)
         await asking.wait()
         assert [reply for _, reply in asking.take()] == ["dht-message"]
+
+
+async def test_once_the_dht_has_ended_nobody_is_waited_for(
+    autojump_clock: MockClock, swarm: Swarm
+) -> None:
+    nodes = await swarm.start_many(2)
+    other = PeerInfo(nodes[1].peer, ())
+    client = nodes[0].dht._client
+    client._requester.close()
+    with client.asking() as asking:
+        asking.start(other, PING)
+        swarm.stop(nodes[0])
+        await nodes[0].gone.wait()
+        for _ in range(2):
+            with trio.fail_after(1.0):
+                await asking.wait()
+            assert [reply for _, reply in asking.take()] == [CLOSED]
+            asking.start(other, PING)
