@@ -41,6 +41,7 @@ from ._messages import (
     pack_bitmap,
 )
 from ._replies import Piece, Sender, frame, news
+from ._values import Absent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,6 +55,10 @@ if TYPE_CHECKING:
     from ._traffic import ExchangeLimits, ExchangeStats
     from ._uploads import Uploads
 
+# What requests cost that bring nobody any content, as bytes that were read in vain: a look-up of a
+# block takes as long as 16 KiB, an answer of another kind as long as 128.
+_LOOKUP_COST, _ANSWER_COST, _CANCEL_COST = 16 << 10, 128 << 10, 8 << 10
+_BUSY_SECONDS = 1.0  # that a peer waits at most for the answer that it has to wait
 _MAX_FETCHED = 16  # objects that a peer asks for the fetchers of, on one stream
 _log = logging.getLogger(__name__)
 
@@ -217,7 +222,8 @@ class Conversation:
         while (data := await self._stream.receive_message(MAX_REQUEST)) is not None:
             request = decode_request(data)
             if isinstance(request, CancelRequest):
-                self._cancel(request.id)
+                if not self._cancel(request.id):
+                    await self._pay(_CANCEL_COST)
                 continue
             if self._unanswered == MAX_UNANSWERED or request.id in self._open:
                 raise TooManyRequests(
@@ -245,11 +251,15 @@ class Conversation:
         self._library.queued_hashes -= hashes
         self._queued_hashes -= hashes
 
-    def _cancel(self, request_id: int) -> None:
+    def _cancel(self, request_id: int) -> bool:
+        """Answer a request no more; False where none is open that was not cancelled before."""
         if request_id in self._pushing:
             self._pushing[request_id].cancel()
-        elif request_id in self._open:
-            self._cancelled.add(request_id)
+            return True
+        if request_id not in self._open or request_id in self._cancelled:
+            return False
+        self._cancelled.add(request_id)
+        return True
 
     # --- answers made
 
@@ -278,13 +288,17 @@ class Conversation:
         nursery: trio.Nursery,
     ) -> None:
         try:
+            if isinstance(request, HaveRequest | PeersRequest | UnknownRequest):
+                await self._pay(_ANSWER_COST)
             if isinstance(request, HaveRequest):
                 status = await self._answer_have(outbox, request, nursery)
             elif isinstance(request, PeersRequest):
                 status = await self._answer_peers(outbox, request)
             elif isinstance(request, UnknownRequest | CancelRequest):
                 status = Status.UNKNOWN
-            elif isinstance(request, _PutOff) or self._is_wasting or not self._admit():
+            elif self._is_wasting:
+                status = await self._put_off()
+            elif isinstance(request, _PutOff) or not self._admit():
                 status = Status.BUSY
             elif isinstance(request, LeavesRequest):
                 status = await self._answer_leaves(outbox, request)
@@ -296,6 +310,17 @@ class Conversation:
             _log.exception("request %s of %s failed", request.id, self._stream.peer)
             status = Status.FAILED
         await self._end(outbox, request, status)
+
+    async def _pay(self, cost: int) -> None:
+        """Wait until the peer has made up for what was in vain, then count this as well."""
+        await trio.sleep_until(self._library.paid_at(self._stream.peer))
+        self._library.wasted(self._stream.peer, cost)
+
+    async def _put_off(self) -> Status:
+        """Have the peer wait, or it would ask again at once; not for long, or it gives us up."""
+        now = trio.current_time()
+        await trio.sleep_until(min(self._library.paid_at(self._stream.peer), now + _BUSY_SECONDS))
+        return Status.BUSY
 
     @property
     def _is_wasting(self) -> bool:
@@ -337,6 +362,8 @@ class Conversation:
             packer = self._packer if reads_planes and self._packer.pays else None
             batch = await self._library.read(hashes[done:], self._library.share(), packer, limit)
             count = len(batch)  # it is gone once it is sent
+            absent = sum(isinstance(block, Absent) for block in batch.blocks)
+            self._library.wasted(self._stream.peer, absent * _LOOKUP_COST)
             sizes: list[tuple[int, int]] = []
             try:
                 views, sizes = frame(batch, request.id, number + done)
