@@ -62,6 +62,7 @@ class StoreLibrary:
         self.limits, self.stats = limits, stats
         self.compress, self.uploads = compress, uploads
         self.fetchers, self.queued_hashes = Fetchers(), 0
+        self.queued_by: Counter[PeerId] = Counter()
         self._store, self._fetches = store, fetches
         self._readers = trio.CapacityLimiter(_READERS)
         self._lookers = trio.CapacityLimiter(1)

@@ -44,6 +44,7 @@ from ._replies import Piece, Sender, frame, news
 from ._values import Absent
 
 if TYPE_CHECKING:
+    from collections import Counter
     from collections.abc import Sequence
 
     from lattica.cid import CID
@@ -104,6 +105,7 @@ class Library(Protocol):
     fetchers: Fetchers
     uploads: Uploads
     queued_hashes: int  # of requests that are not answered, on all streams
+    queued_by: Counter[PeerId]  # the same, by who asks; nobody is listed with none
 
     async def read(
         self,
@@ -240,16 +242,26 @@ class Conversation:
         """Return what of a request is worth keeping until its turn comes."""
         if isinstance(request, BlocksRequest):
             count = len(request.hashes)
-            if self._library.queued_hashes + count > self._library.limits.queued_hashes:
+            library, peer = self._library, self._stream.peer
+            limits = library.limits
+            if (
+                library.queued_hashes + count > limits.queued_hashes
+                or library.queued_by[peer] + count > limits.queued_hashes_of_one
+            ):
                 return _PutOff(request.id)
-            self._library.queued_hashes += count
+            library.queued_hashes += count
+            library.queued_by[peer] += count
             self._queued_hashes += count
         # What we do not know takes sixty times its size on the wire, and is of no use.
         return replace(request, extra={}) if request.extra else request
 
     def _unqueue(self, hashes: int) -> None:
-        self._library.queued_hashes -= hashes
+        library, peer = self._library, self._stream.peer
+        library.queued_hashes -= hashes
         self._queued_hashes -= hashes
+        library.queued_by[peer] -= hashes
+        if not library.queued_by[peer]:
+            del library.queued_by[peer]
 
     def _cancel(self, request_id: int) -> bool:
         """Answer a request no more; False where none is open that was not cancelled before."""

@@ -23,6 +23,7 @@ class ExchangeLimits:
             least one leaf being sent and one read.
         queued_hashes: blocks asked for and not answered, on all streams, about 80 bytes each; who
             asks for more is answered BUSY.
+        queued_hashes_of_one: the same, of one peer, or a few of them would keep the others out.
         batch_bytes: most that one stream reads, or a provider's leaves write, at once.
         send_seconds: how long a peer may take to accept one batch.
         pushes_per_stream: HAVE requests with `push` on one stream.
@@ -43,6 +44,7 @@ class ExchangeLimits:
     busy_streams: int = 64
     read_bytes: int = 32 << 20
     queued_hashes: int = 1 << 18
+    queued_hashes_of_one: int = 1 << 14
     batch_bytes: int = 4 << 20
     send_seconds: float = 60.0
     pushes_per_stream: int = 16

@@ -347,3 +347,19 @@ async def test_requests_that_bring_no_content_are_answered_so_many_a_second(
         seconds = trio.current_time() - began
         assert seconds > (4 if kind == "cancel" else 2)
         assert seconds < 8  # and nobody is put off for good
+
+
+async def test_one_peer_cannot_take_all_the_room_for_what_is_asked(
+    swarm: Any, autojump_clock: MockClock
+) -> None:
+    limits = {"queued_hashes": 1000, "queued_hashes_of_one": 150, "batch_bytes": LEAF}
+    async with asking(swarm, **limits) as (seed, asker):
+        hashes = tuple(hashes_of(seed.share(seed.file("model.bin", 100 * LEAF)).path))
+        library = seed.exchange._library
+        await asker.ask(*(BlocksRequest(number, hashes) for number in range(9)))
+        await wait_all_tasks_blocked()
+        assert library.queued_hashes == library.queued_by.total() == 100
+        statuses = [(await asker.until_end(number))[1] for number in range(9)]
+        assert statuses == [Status.OK] + 8 * [Status.BUSY]
+        await wait_all_tasks_blocked()
+        assert not library.queued_by
