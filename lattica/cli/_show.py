@@ -148,7 +148,7 @@ def objects(output: Output, found: list[dict[str, Any]]) -> None:
         (
             item["cid"],
             size(item["size"]),
-            item["state"],
+            item["state"] + ", pinned" * item["pinned"],
             time.strftime("%Y-%m-%d %H:%M", time.localtime(item["added"])),
             item["path"],
         )

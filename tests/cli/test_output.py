@@ -14,6 +14,7 @@ from hypothesis import given, strategies as st
 from lattica._control import describe
 from lattica._progress import Meter, ProgressDisplay, duration, percent, size
 from lattica.cid import CID
+from lattica.cli import _show
 from lattica.cli._output import Face, Output, may_colour
 from lattica.cli._session import open_session
 from lattica.errors import NotFound
@@ -250,3 +251,10 @@ def test_names_that_others_give_cannot_steer_a_terminal_or_forge_a_row() -> None
             r"error[2 x]: d\x1b]0;e\x07",
             r"  hint: f\r",
         ]
+
+
+def test_a_listing_says_what_is_pinned(capsys: pytest.CaptureFixture[str]) -> None:
+    row = {"cid": "bafk1", "size": 10, "state": "complete", "added": 0.0, "path": "/x"}
+    _show.objects(Output(), [row | {"pinned": True}, row | {"pinned": False}])
+    states = [line.split("\t")[2] for line in capsys.readouterr().out.splitlines()]
+    assert states == ["complete, pinned", "complete"]
