@@ -98,19 +98,19 @@ class Home:
         """The running node's control socket."""
         return self.path / "control.sock"
 
-    def last_port(self) -> int:
-        """The TCP port that the node listened on last; 0 when there is none."""
+    def last_ports(self) -> tuple[int, ...]:
+        """The TCP ports that the node listened on last, IPv4's first; none if none are kept."""
         try:
-            port = int(self._port_file.read_text()[:6])
+            ports = tuple(int(port) for port in self._port_file.read_text()[:32].split())
         except (OSError, ValueError):
-            return 0
-        return port if 0 < port < 65_536 else 0
+            return ()
+        return ports if all(0 < port < 65_536 for port in ports) else ()
 
-    def remember_port(self, port: int) -> None:
+    def remember_ports(self, ports: tuple[int, ...]) -> None:
         """Listen there next time, too, so that tickets stay good across restarts."""
-        if port != self.last_port():
-            with contextlib.suppress(OSError):  # costs a stable port, nothing else
-                self._port_file.write_text(f"{port}\n")
+        if ports != self.last_ports():
+            with contextlib.suppress(OSError):  # costs stable ports, nothing else
+                self._port_file.write_text(f"{' '.join(map(str, ports))}\n")
 
     @property
     def _port_file(self) -> Path:

@@ -1,12 +1,13 @@
-"""Where a node listens when nobody says: every interface, and the port it had last time.
+"""Where a node listens when nobody says: every interface, and the ports it had last time.
 
-Tickets hold addresses. A node that comes back on the port it had is found by them at once; on
-another one, its peers would have to look it up.
+Tickets hold addresses. A node that comes back on the ports it had is found by them at once; on
+others, its peers would have to look it up.
 """
 
 from __future__ import annotations
 
 import socket
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from lattica.transport import Multiaddr
@@ -20,19 +21,25 @@ _ANY = {"ip4": (socket.AF_INET, "0.0.0.0"), "ip6": (socket.AF_INET6, "::")}  # n
 
 
 def default_addresses(home: Home) -> list[Multiaddr]:
-    """Return what to listen on: IPv4 and IPv6 where the machine has it, on one port if possible."""
-    port = home.last_port()
-    kinds = [kind for kind in _ANY if _can_bind(kind, 0)]
-    if not all(_can_bind(kind, port) for kind in kinds):
-        port = 0  # somebody else has taken it since
-    return [Multiaddr.parse(f"/{kind}/{_ANY[kind][1]}/tcp/{port}") for kind in kinds]
+    """Return what to listen on: IPv4, and IPv6 where the machine has it, each on its last port."""
+    found = []
+    for (kind, (_, host)), last in zip_longest(_ANY.items(), home.last_ports()[: len(_ANY)]):
+        if _can_bind(kind, 0):
+            port = last if last and _can_bind(kind, last) else 0  # taken by somebody else since
+            found.append(Multiaddr.parse(f"/{kind}/{host}/tcp/{port}"))
+    return found
 
 
 def remember(home: Home, bound: Iterable[Multiaddr]) -> None:
-    """Note the TCP port that was bound, for next time."""
-    ports = [int(value) for address in bound for name, value in address.parts if name == "tcp"]
+    """Note the TCP ports that were bound, for next time."""
+    ports: dict[str, int] = {}
+    for address in bound:
+        (kind, _), *rest = address.parts
+        for name, value in rest:
+            if name == "tcp":
+                ports.setdefault(kind, int(value))
     if ports:
-        home.remember_port(ports[0])
+        home.remember_ports(tuple(ports[kind] for kind in _ANY if kind in ports))
 
 
 def _can_bind(kind: str, port: int) -> bool:

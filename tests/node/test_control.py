@@ -27,8 +27,10 @@ from lattica._control import (
 )
 from lattica._control_server import MAX_CLIENTS, open_control
 from lattica._home import Home, HomeInUse, open_home
+from lattica._listen import default_addresses, remember
 from lattica.errors import LimitExceeded, NotFound
 from lattica.results import Phase, Progress, ProgressCallback
+from lattica.transport import Multiaddr
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -232,10 +234,31 @@ def test_a_home_is_private_and_free_again_after_its_block(tmp_path: Path) -> Non
             assert stat.S_IMODE(home.path.stat().st_mode) == 0o700
 
 
-def test_the_last_port_is_remembered_and_nonsense_is_not(tmp_path: Path) -> None:
+def test_each_address_family_comes_back_on_the_port_it_had(tmp_path: Path) -> None:
+    with _new_home(tmp_path) as home, socket.socket() as four:
+        four.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        four.bind(("127.0.0.1", 0))  # kept: nobody else is given the port, and it can be bound
+        free = four.getsockname()[1]
+        texts = (f"/ip4/127.0.0.1/tcp/{free}", f"/ip6/::1/tcp/{free + 1}")
+        remember(home, [Multiaddr.parse(text) for text in texts])
+        assert home.last_ports() == (free, free + 1)
+        found = [str(address) for address in default_addresses(home)]
+        assert found[0] == f"/ip4/0.0.0.0/tcp/{free}"
+        assert all(address.startswith("/ip6/::/tcp/") for address in found[1:])
+
+
+def test_a_port_that_was_taken_meanwhile_costs_that_family_alone(tmp_path: Path) -> None:
+    with _new_home(tmp_path) as home, socket.socket() as taken:
+        taken.bind(("0.0.0.0", 0))
+        taken.listen()
+        home.remember_ports((taken.getsockname()[1],))
+        assert str(default_addresses(home)[0]) == "/ip4/0.0.0.0/tcp/0"
+
+
+def test_the_last_ports_are_remembered_and_nonsense_is_not(tmp_path: Path) -> None:
     with _new_home(tmp_path) as home:
-        assert home.last_port() == 0
-        home.remember_port(4011)
-        assert Home(home.path).last_port() == 4011
+        assert home.last_ports() == ()
+        home.remember_ports((4011, 4012))
+        assert Home(home.path).last_ports() == (4011, 4012)
         (home.path / "port").write_text("99999999")
-        assert home.last_port() == 0
+        assert home.last_ports() == ()
