@@ -11,7 +11,7 @@ from lattica._deadline import deadline
 from lattica._deltas import DeltaUse, ways_to
 from lattica._model_calls import ModelCalls
 from lattica._origins import open_origins
-from lattica._reference import destination_of, is_name, read_reference
+from lattica._reference import destination_of, in_short, is_name, read_reference
 from lattica._report import FetchReporter
 from lattica._sealed import get_sealed
 from lattica.content import Selection
@@ -64,6 +64,7 @@ class GetCalls(ModelCalls):
         Args:
             ref: a ticket or a CID.
             destination: the file or directory to make; an existing directory gets it inside.
+                A directory that is the object already stays as it is.
                 Default: the current directory, under the name that the ticket or an announcement
                 gives, else its CID.
             peers: addresses of peers to ask beside those that are found.
@@ -142,7 +143,7 @@ class GetCalls(ModelCalls):
     async def _obtain(
         self,
         ref: Ticket | CID | str,
-        place: Callable[[str], Path] | None,
+        place: Callable[[str, Path | None], Path] | None,
         *,
         peers: Sequence[Multiaddr | str],
         progress: ProgressCallback | None,
@@ -155,16 +156,21 @@ class GetCalls(ModelCalls):
         base: Path | str | None = None,
         rule: Rule | None = None,
     ) -> Fetched:
-        """Fetch to where `place` says an object of some name goes, or into the store."""
+        """Fetch to where `place` says an object of some name goes, or into the store.
+
+        `place` is told where the object is already, too.
+        """
         report = FetchReporter(progress)
-        with deadline(timeout, f"get {ref}", last_news=lambda: report.last_news):
+        with deadline(timeout, f"get {in_short(ref)}", last_news=lambda: report.last_news):
             started = trio.current_time()
             ref, signed = await self._content_of(ref, peers, rule)
             cid, known = await self._known(ref, peers)
             _, ticket = read_reference(ref)
             name = ticket.name if ticket else None
             name = name or self._swarms.heard.name_of(cid) or str(cid)
-            path = None if place is None else await trio.to_thread.run_sync(place, name)
+            stored = self.store.object(cid)
+            stands = stored.path if stored else None
+            path = None if place is None else await trio.to_thread.run_sync(place, name, stands)
             told = (ticket.origin,) if use_origin and ticket and ticket.origin else ()
             use = DeltaUse()
             if path is not None and not selection:

@@ -14,7 +14,7 @@ from lattica._deltas import ways_to
 from lattica._opened import Opening, look_inside
 from lattica._publish import cid_of, keep_state, make_manifest, publish_name, version_before
 from lattica._read_calls import ReadCalls
-from lattica._reference import is_name, read_reference
+from lattica._reference import in_short, is_name, read_reference
 from lattica._share_calls import ShareCalls
 from lattica._tensor_files import Choice
 from lattica.cid import CID, Codec
@@ -173,7 +173,7 @@ class ModelCalls(ReadCalls, ShareCalls):
             BadSignature: its signer did not sign it.
             NoProvider, Unreachable, NameNotFound: it was not found.
         """
-        with deadline(timeout, f"manifest {ref}"):
+        with deadline(timeout, f"manifest {in_short(ref)}"):
             cid, known = await self._manifest_ref(ref, peers)
             return await self._catalog.manifest(cid, known)
 
@@ -220,7 +220,7 @@ class ModelCalls(ReadCalls, ShareCalls):
         timeout: float | None = None,
     ) -> Lineage:
         """Walk from a manifest to what it was made from, as far as that is found; bounded."""
-        with deadline(timeout, f"lineage {ref}"):
+        with deadline(timeout, f"lineage {in_short(ref)}"):
             cid, known = await self._manifest_ref(ref, peers)
             return await self._catalog.lineage(cid, known)
 

@@ -49,7 +49,16 @@ def read_reference(ref: Ticket | CID | str) -> tuple[CID, Ticket | None]:
     try:
         return CID.parse(text.removeprefix("ipfs://")), None
     except InvalidInput as error:
-        raise InvalidReference(f"{text[:80]!r} is neither a ticket nor a CID: {error}") from None
+        hint = error.hint if text.startswith("Qm") else None  # it says how to convert that
+        raise InvalidReference(
+            f"{text[:80]!r} is neither a ticket nor a CID: {error}", hint=hint
+        ) from None
+
+
+def in_short(ref: object) -> str:
+    """Return a reference as an error shows it: of a ticket, which is long, its beginning."""
+    text = str(ref)
+    return f"{text[:24]}…" if text.startswith(PREFIX) else text
 
 
 def is_name(ref: object) -> bool:
@@ -57,14 +66,16 @@ def is_name(ref: object) -> bool:
     return isinstance(ref, str) and "/" in ref and not ref.strip().startswith(("/", "ipfs:"))
 
 
-def destination_of(destination: Path | str | None, name: str) -> Path:
+def destination_of(destination: Path | str | None, name: str, stands: Path | None = None) -> Path:
     """Return where to put an object called `name`, absolute: an existing directory gets it inside.
+
+    `stands`: where the object is already; a directory that is it does not get it inside once more.
 
     Raises:
         InvalidInput: the folder that it should go to does not exist.
     """
     path = Path.cwd() if destination is None else Path(destination).expanduser().absolute()
-    if path.is_dir():
+    if path.is_dir() and path != stands:
         return path / name
     if not path.parent.is_dir():
         raise InvalidInput(

@@ -69,6 +69,16 @@ async def test_a_model_arrives_as_it_was_and_opens(lab: Lab, tmp_path: Path) -> 
         assert (await b.share(got.path)).cid == shared.cid
 
 
+async def test_a_directory_that_is_got_again_stays_what_it_is(lab: Lab, tmp_path: Path) -> None:
+    make_model(tmp_path / "tiny")
+    async with lab.node("a") as a, lab.node("b") as b:
+        shared = await a.share(tmp_path / "tiny")
+        await b.get(shared.ticket, tmp_path / "copy")
+        again = await b.get(shared.ticket, tmp_path / "copy")
+        assert (again.path, again.received_bytes) == (tmp_path / "copy", 0)
+    assert files_of(tmp_path / "copy") == files_of(tmp_path / "tiny")
+
+
 async def test_a_cache_of_hugging_face_arrives_as_plain_files(lab: Lab, tmp_path: Path) -> None:
     make_model(tmp_path / "plain")
     repository = tmp_path / "models--ada--tiny"

@@ -12,6 +12,7 @@ from lattica._reference import (
     HoldsPrivateKey,
     InvalidReference,
     destination_of,
+    in_short,
     read_reference,
     source_of,
 )
@@ -65,6 +66,22 @@ def test_a_long_wrong_reference_is_not_repeated_whole() -> None:
 
 def test_an_object_goes_into_a_directory_under_its_name(tmp_path: Path) -> None:
     assert destination_of(tmp_path, "model.bin") == tmp_path / "model.bin"
+
+
+def test_a_directory_that_is_the_object_already_does_not_get_it_inside(tmp_path: Path) -> None:
+    assert destination_of(tmp_path, "model", tmp_path) == tmp_path
+    assert destination_of(tmp_path, "model", tmp_path / "elsewhere") == tmp_path / "model"
+
+
+def test_a_ticket_is_cut_where_an_error_shows_it_and_a_name_is_not() -> None:
+    assert in_short("lattica:" + "a" * 400) == "lattica:" + "a" * 16 + "…"
+    assert in_short("12D3KooW/team/model") == "12D3KooW/team/model"
+
+
+def test_a_cid_of_version_0_is_refused_with_the_way_to_convert_it() -> None:
+    with pytest.raises(InvalidReference) as caught:
+        read_reference("QmYwAPJzv5CZsnA625s3Xf2nemtYgPpHdWEz79ojWKPBdG")
+    assert "ipfs cid format -v 1" in caught.value.hint
 
 
 def test_an_object_becomes_the_file_that_is_named(tmp_path: Path) -> None:
