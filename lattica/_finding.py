@@ -37,7 +37,10 @@ class ObjectNotHere(NotFound):
     """This node does not hold the object."""
 
     code = "not-here"
-    hint = "`lattica ls` lists what this node holds"
+    hint = (
+        "`lattica ls` lists what this node holds; `lattica dht providers CID` who else has it, "
+        "`lattica get REF --dry-run` what is in it"
+    )
 
 
 class Finding:

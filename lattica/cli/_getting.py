@@ -103,7 +103,9 @@ def get(
     ] = None,
     rank: Annotated[
         str | None,
-        typer.Option("--rank", metavar="R/N", help="Of each tensor, part R of N of its rows."),
+        typer.Option(
+            "--rank", metavar="R/N", help="Of each tensor, part R of its rows' N, from 0."
+        ),
     ] = None,
     serve: Annotated[
         bool, typer.Option("--serve", help="Stay and serve it to others, until Ctrl-C.")

@@ -75,6 +75,8 @@ def publish(
 
     It is shared in place. The running node does it, and serves it.
     """
+    from lattica.ticket import Ticket
+
     params = {
         "name": name,
         "path": str(path.absolute()),
@@ -93,6 +95,8 @@ def publish(
         f"{found['name']} version {found['version']}: {size(found['full_bytes'])}{news}"
     )
     session.output.say(f"manifest {found['cid']}")
+    publisher = Ticket.parse(found["ticket"]).peer
+    session.output.say(f"the newest version, by its name: lattica get {publisher}/{found['name']}")
     session.output.data(f"lattica get {found['ticket']}")
     session.output.result(found)
 
@@ -141,6 +145,8 @@ def verify(
     content = _check_content(session, found, path)
     trusted = found["trusted"]
     say(f"signer: {'trusted' if trusted else 'NOT TRUSTED'} {found['note']}".rstrip())
+    if not trusted:
+        say(f"  if you know that key to be theirs: lattica trust add {found['signer']}")
     approved = found.get("approved", True)
     if rule is not None:
         count = len(found["approved_by"])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from lattica._home import Home
 from lattica._progress import ProgressDisplay, size
 
 from ._output import Face
@@ -185,7 +187,9 @@ def settings(output: Output, found: Config) -> None:
     """List settings with their origins."""
     rows = [("home", str(found.home), found.home_origin)]
     for name, setting in found.settings.items():
-        value = setting.value
+        value, origin = setting.value, setting.origin
+        if name == "swarm_key" and not value and os.path.lexists(Home(found.home).swarm_key):
+            value, origin = str(Home(found.home).swarm_key), "home"
         text = (
             " ".join(value)
             if isinstance(value, tuple)
@@ -193,7 +197,7 @@ def settings(output: Output, found: Config) -> None:
             if isinstance(value, bool)
             else value
         )
-        rows.append((name, text, setting.origin))
+        rows.append((name, text, origin))
     output.table(("SETTING", "VALUE", "FROM"), rows)
     output.result({name: {"value": value, "from": origin} for name, value, origin in rows})
 

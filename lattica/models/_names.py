@@ -63,7 +63,14 @@ class Name:
         peer, slash, name = text.removeprefix("lattica://").partition("/")
         if not slash:
             raise InvalidInput(f"{text[:80]!r} is no name", hint="<peer id>/team/model")
-        return cls(PeerId.parse(peer), check_name(name))
+        try:
+            signer = PeerId.parse(peer)
+        except InvalidInput:
+            raise InvalidInput(
+                f"{text[:80]!r} does not begin with a peer ID",
+                hint="a name is PEER/team/model, with the publisher's ID: 12D3KooW…/team/model",
+            ) from None
+        return cls(signer, check_name(name))
 
     @property
     def dht_key(self) -> str:

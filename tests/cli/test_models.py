@@ -133,6 +133,8 @@ def test_a_model_is_published_verified_approved_and_fetched_in_parts(
         published = json.loads(told.stdout)
         ticket, signer = published["ticket"], run(tmp_path, "a", "id").stdout.split()[0]
 
+        assert f"lattica get {signer}/team/m" in told.stderr
+
         listed = run(tmp_path, "b", "tensor", "ls", ticket)
         assert len(listed.stdout.splitlines()) == 3
         part = ("get", ticket, "--layers", "0:1", "--tensor", "head[0:2]", "-o", "part.safetensors")
@@ -151,6 +153,7 @@ def test_a_model_is_published_verified_approved_and_fetched_in_parts(
         assert "MIT" in shown.stdout
         refused = run(tmp_path, "b", "manifest", "verify", ticket, str(source))
         assert (refused.returncode, "NOT TRUSTED" in refused.stderr) == (6, True)
+        assert f"lattica trust add {signer}" in refused.stderr
         assert run(tmp_path, "b", "trust", "add", signer, "ada").returncode == 0
         assert run(tmp_path, "b", "trust", "ls").stdout == f"{signer}\tada\n"
         copy = tmp_path / "copy.safetensors"

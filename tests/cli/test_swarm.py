@@ -72,3 +72,10 @@ def test_a_duration_has_a_unit(text: str, seconds: float) -> None:
 def test_what_is_no_duration_is_refused(text: str) -> None:
     with pytest.raises(InvalidInput):
         parse_duration(text)
+
+
+def test_the_key_that_lies_in_the_home_is_listed_among_the_settings(tmp_path: Path) -> None:
+    run("new", "--home", tmp_path)
+    shown = CliRunner().invoke(app, ["config", "--home", str(tmp_path), "--json"])
+    found = json.loads(shown.stdout)["swarm_key"]
+    assert found == {"value": str(tmp_path / "swarm.key"), "from": "home"}

@@ -142,3 +142,9 @@ def test_statements_are_bounded(store: NameStore, monkeypatch: pytest.MonkeyPatc
     assert [len(store.statements(cid)) for cid in VERSIONS[:3]] == [0, 3, 3]
     # Whoever has spoken may still take it back.
     assert store.add(Statement.make(Identity(bytes([1]) * 32), VERSIONS[2], Verdict.REVOKE, 6))
+
+
+def test_a_name_without_its_publisher_is_refused_with_what_is_missing() -> None:
+    with pytest.raises(InvalidInput, match="does not begin with a peer ID") as caught:
+        Name.parse("team/model")
+    assert "PEER/team/model" in caught.value.hint
