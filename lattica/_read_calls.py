@@ -9,7 +9,7 @@ from lattica._deadline import deadline
 from lattica._finding import Finding
 from lattica._opened import Opening, OpenObject
 from lattica._reads import write_range
-from lattica._reference import read_reference
+from lattica._reference import is_name, read_reference
 from lattica._sealed import UnsealedFile, unsealed_file
 from lattica.content import Selection
 from lattica.errors import LimitExceeded
@@ -70,7 +70,7 @@ class ReadCalls(Finding):
         memory, up to a bound, and nothing is written to disk.
 
         Args:
-            ref: a ticket or a CID.
+            ref: a ticket or a CID; of a model, its name or manifest, too.
             path: which file, when the object is a directory.
             peers: addresses of peers to ask beside those that are found.
 
@@ -112,8 +112,8 @@ class ReadCalls(Finding):
             NotARecipient: it is sealed to others; nothing but its header was read.
             Else as `open`.
         """
-        cid, _ = read_reference(ref)
-        with deadline(timeout, f"read {cid}", cid):
+        cid = None if is_name(ref) else read_reference(ref)[0]
+        with deadline(timeout, f"read {cid or ref}", cid):
             async with self._file(ref, path, peers, unseal) as file:
                 if out is None:
                     return await file.read(offset, length)
@@ -137,8 +137,8 @@ class ReadCalls(Finding):
         Raises:
             DestinationTaken: something stands at `destination`, and `overwrite` is not set.
         """
-        cid, _ = read_reference(ref)
-        with deadline(timeout, f"read {cid}", cid):
+        cid = None if is_name(ref) else read_reference(ref)[0]
+        with deadline(timeout, f"read {cid or ref}", cid):
             async with self._file(ref, path, peers, unseal) as file:
                 return await write_range(file, offset, length, destination, overwrite=overwrite)
 
@@ -167,6 +167,7 @@ class ReadCalls(Finding):
         peers: Sequence[Multiaddr | str],
         unseal: bool | None,
     ) -> AsyncIterator[ObjectReader | UnsealedFile]:
+        ref, _ = await self._content_of(ref, peers)
         ticket = read_reference(ref)[1]
         if not (unseal or (unseal is None and ticket is not None and ticket.sealed)):
             async with self._reader(ref, path, peers) as reader:
@@ -182,6 +183,11 @@ class ReadCalls(Finding):
         cid, known = await self._known(ref, peers)
         async with self._root_reader(cid, known, path) as reader:
             yield reader
+
+    async def _content_of(
+        self, ref: Any, peers: Sequence[Multiaddr | str]
+    ) -> tuple[Ticket | CID | str, object]:
+        raise NotImplementedError  # as below
 
     def _opened(
         self, ref: Any, path: str, peers: Sequence[Multiaddr | str]

@@ -51,7 +51,7 @@ def get(
             "-o",
             "--local-dir",
             metavar="PATH",
-            help="Where to: a new name, or a directory that is there.",
+            help="Where to: a new name, or a directory that is there; - is stdout.",
         ),
     ] = None,
     from_peer: FromOption = None,
@@ -126,6 +126,10 @@ def get(
         raise typer.BadParameter("--trust is for --rule")
     if pin and not cache:
         raise typer.BadParameter("--pin is for --cache; `lattica pin` pins what is here")
+    if output == Path("-"):  # as other tools have it
+        if cache or dry_run or serve or tensor or any((include, exclude, layers, rank, base, rule)):
+            raise typer.BadParameter("-o - prints one file, whole or a --range of it")
+        output, byte_range = None, byte_range or "0:"
     from lattica._reference import is_name, read_reference
 
     # Before anything starts: most mistakes are made here. A name is looked up by the node.

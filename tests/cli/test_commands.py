@@ -108,6 +108,7 @@ def test_settings_are_shown_with_their_origin(lattica: Shell) -> None:
         (["get", "lattica:aaaa"], "checksum"),
         (["get", "bafkr4ih", "--range", "5"], "CID"),
         (["get", ABSENT, "--range", "5"], "is not a range"),
+        (["get", ABSENT, "-o", "-", "--serve"], "prints one file"),
         (["get", ABSENT, "--cache", "-o", "x"], "exclude each other"),
         (["get", ABSENT, "--pin"], "--pin is for --cache"),
         (["get", ABSENT, "--range", "1x:5"], "is not a size"),

@@ -148,6 +148,11 @@ def test_a_model_is_published_verified_approved_and_fetched_in_parts(
         for name, array in state.items():
             assert np.concatenate([one[name] for one in halves]).tobytes() == array.tobytes()
 
+        for ref in (ticket, f"{signer}/team/m"):  # bytes of the model, not of its manifest
+            where = ("--from", addresses[0], "-o", "start", "--force")
+            assert run(tmp_path, "b", "get", ref, "--range", "8:64", *where).returncode == 0
+            assert (tmp_path / "start").read_bytes() == source.read_bytes()[8:72]
+
         shown = run(tmp_path, "b", "manifest", "show", ticket)
         assert "NOT TRUSTED" in shown.stdout
         assert "MIT" in shown.stdout
