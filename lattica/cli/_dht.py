@@ -182,6 +182,8 @@ def crawl(
         f"{found['reachable']} of {len(rows)} peers of {found['protocol']} answer, found in "
         f"{found['seconds']:.1f} s; {whole}"
     )
+    if not rows:
+        output.say("no peer is known: --bootstrap ADDR joins the network through one")
     _show_rows(output, found, "peers", "peer")
 
 

@@ -178,7 +178,10 @@ class NoProvider(NotFound):
     """Nobody who could be asked holds what is missing."""
 
     code = "no-provider"
-    hint = f"check that a peer which shares it is running; {_RESUME}"
+    hint = (
+        "check that a peer which shares it is running, or name one: --from ADDR; or, of any "
+        f"peer of its network, --bootstrap ADDR; {_RESUME}"
+    )
 
 
 class ProvidersLost(Unreachable):
