@@ -288,6 +288,11 @@ class ModelCalls(ReadCalls, ShareCalls):
         content, signed = await self._content_of(ref, peers)
         _, ticket = read_reference(content)
         cid, known = await self._known(content, peers)
+        if ticket is not None and ticket.sealed:
+            raise InvalidInput(
+                f"{cid} is sealed: it cannot be opened where it is",
+                hint="get it and open the file; `read` gives ranges of it",
+            )
         async with self._root_reader(cid, known, path) as reader:
             # The name that a manifest gives is its publisher's word; what is in it shows itself.
             name = ticket.name if ticket is not None and signed is None else None

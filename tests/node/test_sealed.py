@@ -236,3 +236,12 @@ async def test_mistakes_are_told_before_anything_is_sealed(tmp_path: Path) -> No
         got = await owner.get(shared.ticket, tmp_path / "own" / "copy")
         assert got.path.read_bytes() == source.read_bytes()
     assert not list((tmp_path / "owner" / "sealing").iterdir())
+
+
+async def test_what_is_sealed_is_not_opened_as_if_its_bytes_were_tensors(tmp_path: Path) -> None:
+    secret(tmp_path / "own" / "secret-plan", 1000)
+    async with nodes(tmp_path, "owner") as (owner,):
+        shared = await owner.share(tmp_path / "own" / "secret-plan", encrypt_to=[owner.id])
+        with pytest.raises(InvalidInput, match="sealed") as caught:
+            await owner.open(shared.ticket)
+        assert "get it" in str(caught.value.hint)
