@@ -255,7 +255,7 @@ def recover(index: Index) -> None:
     Those that it cut off before they wrote anything are dropped.
     """
     for row in index.downloads():
-        if not any(file.source.download == row.id for file in index.files(row.object)):
+        if not index.has_parts(row):
             with suppress(StorageError):
                 discard(index, row)
             continue

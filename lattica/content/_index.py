@@ -226,6 +226,15 @@ class Index:
             for path, name, offset, length, cid in rows
         ]
 
+    def has_parts(self, download: DownloadRow) -> bool:
+        """Say whether a download has begun to write."""
+        rows = self._rows(
+            """SELECT 1 FROM files f JOIN sources s ON s.id = f.source
+               WHERE f.object = ? AND s.download = ? LIMIT 1""",
+            (download.object, download.id),
+        )
+        return bool(rows)
+
     def downloads(self) -> list[DownloadRow]:
         """Return the downloads that have not been finished.
 
