@@ -15,7 +15,7 @@ from ._below import PART_FLAGS
 from ._build import Stamp
 from ._holes import Holes
 from ._open_files import OpenFile, OpenFiles
-from ._sources import after
+from ._sources import after, before
 from ._unixfs import MAX_BLOCK_BYTES, DagError
 from ._values import Absent, StorageError
 from ._writeback import after_write, before_write
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from ._reading import Reader
 
 _MAX_BUFFERS = 512  # of one system call; Linux takes 1024
+# What is written in one call is cached in pages of up to 2 MiB, and free pages of that size are the
+# ones that a virtual machine gives back to its host: to get them again takes longer than to write.
+_MAX_WRITE_BYTES = 1 << 20
 
 
 class PartFile:
@@ -225,7 +228,7 @@ class PartFile:
         with self._open("write") as descriptor:
             before_write(descriptor, start, size)
             while rest:
-                count = os.pwritev(descriptor, rest, offset)
+                count = os.pwritev(descriptor, before(rest, _MAX_WRITE_BYTES), offset)
                 offset += count
                 rest = after(rest, count)
             after_write(descriptor, start, size)

@@ -263,7 +263,8 @@ class Providers:
     @property
     def write_bytes(self) -> int:
         """How much one session may gather before it hands it on."""
-        share = self._limits.write_bytes // max(1, len(self._seats.sessions))
+        # A provider has two batches: one is kept while the next one comes.
+        share = self._limits.write_bytes // (2 * max(1, len(self._seats.sessions)))
         return max(_LEAST_WRITE_BYTES, min(share, self._limits.batch_bytes))
 
     @property

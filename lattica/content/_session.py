@@ -123,6 +123,7 @@ class Side(Protocol):
 
 
 Item: TypeAlias = tuple[int, memoryview]
+Batch: TypeAlias = "list[tuple[Stage, int, memoryview]]"  # what has come, by what it is part of
 
 
 class Session:
@@ -146,8 +147,9 @@ class Session:
         self._told_peers = False
         self._holds_all = not side.watch  # for want of better knowledge
         self._leaves: LeafStage | None = None
-        self._batch: list[tuple[Stage, int, memoryview]] = []
+        self._batch: Batch = []
         self._batch_bytes, self._batch_since = 0, 0.0
+        self._to_keep, self._kept = trio.open_memory_channel[Batch](0)
         self._saved_bytes = 0  # content that was received and not sent, since leaves came packed
         self._free: dict[int, list[bytearray]] = {}  # by size, a power of two
         self._free_bytes = 0
@@ -185,13 +187,17 @@ class Session:
         """
         async with private_nursery() as nursery:
             nursery.start_soon(self._send_requests)
+            nursery.start_soon(self._keep_batches)
             try:
                 await self._receive_answers()
             except (LatticaError, trio.BrokenResourceError):
-                await self._settle()  # whole leaves are good, however the stream ended
+                # Whole leaves are good, however the stream ended. The empty batch is taken when
+                # the one before it is kept.
+                await self._hand_over()
+                await self._to_keep.send([])
                 raise
             finally:
-                self._put_back()
+                _put_back(self._batch)
                 nursery.cancel_scope.cancel()
 
     # --- requests out
@@ -252,7 +258,7 @@ class Session:
                     )
                 await self._receive(piece, now)
             if piece is None or self._is_due(now):
-                await self._settle()
+                await self._hand_over()
 
     async def _receive(self, piece: bytes | memoryview, now: float) -> None:
         planner = self._pending[0][0].planner if self._pending else None
@@ -396,28 +402,36 @@ class Session:
 
     # --- leaves kept
 
-    async def _settle(self) -> None:
-        """Settle what has come. Cancelled before a thread took it up, it is still in the batch.
+    async def _hand_over(self) -> None:
+        """Have what has come kept, once what came before it is; cancelled, it is here still."""
+        await self._to_keep.send(self._batch)
+        self._batch, self._batch_bytes = [], 0
+
+    async def _keep_batches(self) -> None:
+        """Keep one batch while the next one comes: the disk and the line work at the same time."""
+        async for batch in self._kept:
+            await self._keep(batch)
+
+    async def _keep(self, batch: Batch) -> None:
+        """Have all of a batch checked and kept; what is not is put back into the plan.
 
         Raises:
             LeafMismatch: the provider lied.
         """
-        while self._batch:
-            stage = self._batch[0][0]
-            items = [(item, view) for owner, item, view in self._batch if owner is stage]
-            lie = await self._side.settle(self.peer, stage, items)
-            self._batch = [entry for entry in self._batch if entry[0] is not stage]
-            for _, view in items:
-                self._recycle(view)
-            if lie is not None:
-                raise lie
-            self._bell.set()
-        self._batch_bytes = 0
-
-    def _put_back(self) -> None:
-        for stage, item, _ in self._batch:
-            stage.planner.leaf_wrong(item)
-        self._batch = []
+        left = batch
+        try:
+            while left:
+                stage = left[0][0]
+                items = [(item, view) for owner, item, view in left if owner is stage]
+                lie = await self._side.settle(self.peer, stage, items)
+                left = [entry for entry in left if entry[0] is not stage]
+                for _, view in items:
+                    self._recycle(view)
+                if lie is not None:
+                    raise lie
+                self._bell.set()
+        finally:
+            _put_back(left)
 
     def _memory(self, size: int) -> memoryview:
         if size < _POOLED_BYTES:
@@ -435,3 +449,9 @@ class Session:
         if self._free_bytes + len(buffer) <= _MAX_FREE_BYTES:
             self._free.setdefault(len(buffer), []).append(buffer)
             self._free_bytes += len(buffer)
+
+
+def _put_back(batch: Batch) -> None:
+    """Let what was not kept be asked for again."""
+    for stage, item, _ in batch:
+        stage.planner.leaf_wrong(item)

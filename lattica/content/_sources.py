@@ -181,6 +181,17 @@ def read_exactly(descriptor: int, offset: int, into: list[memoryview]) -> bool:
     return True
 
 
+def before(buffers: Sequence[memoryview], count: int) -> list[memoryview]:
+    """Return the first `count` bytes of `buffers`."""
+    head: list[memoryview] = []
+    for buffer in buffers:
+        if not count:
+            break
+        head.append(buffer[:count])
+        count -= len(head[-1])
+    return head
+
+
 def after(buffers: Sequence[memoryview], count: int) -> list[memoryview]:
     """Return what is left of `buffers` after their first `count` bytes."""
     rest: list[memoryview] = []

@@ -45,7 +45,7 @@ class ExchangeLimits:
     read_bytes: int = 32 << 20
     queued_hashes: int = 1 << 18
     queued_hashes_of_one: int = 1 << 14
-    batch_bytes: int = 4 << 20
+    batch_bytes: int = 2 << 20
     send_seconds: float = 60.0
     pushes_per_stream: int = 16
     push_seconds: float = 0.25

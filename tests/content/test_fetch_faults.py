@@ -399,14 +399,14 @@ async def test_memory_for_leaves_does_not_pile_up_whatever_their_sizes(
     swarm: Any, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept: list[int] = []
-    settle = _session.Session._settle
+    keep = _session.Session._keep
 
-    async def watched(session: _session.Session) -> None:
-        await settle(session)
+    async def watched(session: _session.Session, batch: _session.Batch) -> None:
+        await keep(session, batch)
         kept.append(sum(map(len, [b for free in session._free.values() for b in free])))
 
     monkeypatch.setattr(_session, "_MAX_FREE_BYTES", 1 << 20)
-    monkeypatch.setattr(_session.Session, "_settle", watched)
+    monkeypatch.setattr(_session.Session, "_keep", watched)
     segments = [Segment(LEAF), Segment(70 << 10), Segment(140 << 10)] * 30
     async with swarm.peers(2) as (seed, receiver):
         path = seed.file("model.bin", sum(segment.length for segment in segments))
@@ -419,13 +419,13 @@ async def test_a_crowd_of_tiny_leaves_lets_other_tasks_run(
     swarm: Any, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     at_once: list[int] = []
-    settle = _session.Session._settle
+    keep = _session.Session._keep
 
-    async def watched(session: _session.Session) -> None:
-        at_once.append(len(session._batch))
-        await settle(session)
+    async def watched(session: _session.Session, batch: _session.Batch) -> None:
+        at_once.append(len(batch))
+        await keep(session, batch)
 
-    monkeypatch.setattr(_session.Session, "_settle", watched)
+    monkeypatch.setattr(_session.Session, "_keep", watched)
     async with swarm.peers(2) as (seed, receiver):
         path = seed.file("model.bin", 5000)
         shared = seed.store.add(build(path, segments=[Segment(1)] * 5000))
