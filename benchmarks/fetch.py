@@ -21,7 +21,7 @@ def run(*, quick: bool, peers: bool) -> Report:
     With `peers`, beside Gradient's Lattica `get_block` as well.
     """
     report = Report("fetch")
-    size, rounds = (256 * MIB, 3) if quick else (1024 * MIB, 5)
+    size, rounds = (256 * MIB, 5) if quick else (1024 * MIB, 9)
     figures: dict[str, list[float]] = defaultdict(list)
     with ExitStack() as stack:
         folder = stack.enter_context(workspace())
