@@ -41,6 +41,8 @@ def read_reference(ref: Ticket | CID | str) -> tuple[CID, Ticket | None]:
         return ref.root, ref
     if isinstance(ref, CID):
         return ref, None
+    if not isinstance(ref, str):
+        raise InvalidReference(f"{type(ref).__name__} is neither a ticket nor a CID")
     # Neither form has white space inside: it comes from terminals and mailers that wrap lines.
     text = "".join(ref.strip().removeprefix(_PASTED).split())
     if text.startswith(PREFIX):

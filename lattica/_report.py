@@ -81,8 +81,12 @@ class FetchReporter:
                 self._peers.add(peer)
                 self.looking()
             case ProviderLeft(peer, reason):
-                self._peers.discard(peer)
-                self.tell(f"{peer.short} is not asked for now: {_shortened(reason, peer)}")
+                news = f"{peer.short} is not asked for now: {_shortened(reason, peer)}"
+                if peer in self._peers or not self._peers:
+                    self._peers.discard(peer)
+                    self.tell(news)
+                else:  # somebody said that it has it, and others do: nobody misses it
+                    logger.debug("%s", news)
             case ProviderSlow(peer, seconds):
                 self.tell(f"{peer.short} is silent for {seconds:.0f} s: others do its work")
             case OriginUsed(name):

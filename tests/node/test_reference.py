@@ -58,6 +58,11 @@ def test_any_text_is_a_reference_or_wrong_input(text: str) -> None:
         assert isinstance(cid, CID)
 
 
+def test_what_is_no_text_is_named_for_what_it_is() -> None:
+    with pytest.raises(InvalidReference, match="int is neither"):
+        read_reference(5)  # type: ignore[arg-type]
+
+
 def test_a_long_wrong_reference_is_not_repeated_whole() -> None:
     with pytest.raises(InvalidReference) as caught:
         read_reference("x" * 10_000)

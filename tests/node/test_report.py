@@ -51,6 +51,19 @@ def test_a_long_reason_is_cut_to_a_line() -> None:
     assert len(news) < 220
 
 
+def test_a_peer_that_was_never_there_is_no_news_while_others_serve() -> None:
+    seen: list[Progress] = []
+    fetch = FetchReporter(seen.append)
+    fetch(ProviderLeft(B, "cannot reach it"))
+    assert seen[-1].news, "nobody serves: this may be why"
+    fetch(ProviderJoined(A))
+    told = len(seen)
+    fetch(ProviderLeft(B, "cannot reach it"))
+    assert len(seen) == told
+    fetch(ProviderLeft(A, "it went away"))
+    assert "it went away" in seen[-1].news
+
+
 def test_a_lie_and_a_silence_are_news() -> None:
     seen: list[Progress] = []
     fetch = FetchReporter(seen.append)
