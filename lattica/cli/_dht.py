@@ -194,8 +194,20 @@ def status(session: Session) -> None:
     found = session.ask(Request("dht_status"))
     for name, value in found.items():
         if not isinstance(value, (dict, list)):
-            session.output.data(f"{name}\t{value}")
+            session.output.data(f"{name}\t{_said(value)}")
     session.output.result(found)
+
+
+def _said(value: object) -> str:
+    """Return a value as people write it: yes, and three digits of a fraction."""
+    match value:
+        case bool():
+            return "yes" if value else "no"
+        case float():
+            return f"{value:.3g}"
+        case None:
+            return "-"
+    return str(value)
 
 
 def _read_value(text: str, *, raw: bool, typed: bool) -> dict[str, Any]:

@@ -64,6 +64,9 @@ def test_values_go_through_the_running_node_and_through_visitors(tmp_path: Path)
         assert address.endswith(events[0]["peer"])
         crawl = lattica("dht", "crawl", *visitor)
         assert crawl.stdout.startswith(events[0]["peer"].encode() + b"\tanswers\t")
+        said = lattica("dht", "status", *home).stdout
+        assert b"\tyes\n" in said
+        assert b"True" not in said
         status = json.loads(lattica("dht", "status", "--json", *home).stdout)
         assert status["values"] == 2
 
