@@ -203,6 +203,10 @@ class Mesh:
 
     # Reaching others
 
+    def can_dial(self, address: Multiaddr) -> bool:
+        """Say whether one of our transports leads there."""
+        return any(transport.can_dial(address) for transport in self._transports)
+
     async def connect(self, peer: PeerId, addresses: Iterable[Multiaddr] = ()) -> Connection:
         """Return a live connection to `peer`, dialled if there is none.
 

@@ -140,7 +140,7 @@ class Sources:
         try:
             if same_file(row.stamp, Stamp.of(row.path.stat())):
                 return True
-            _log.warning("%s is no longer what was shared: not served", row.path)
+            _log.warning("%s is no longer what was shared: not served; share it again", row.path)
         except OSError as error:
             _log.warning("%s cannot be read any more: not served: %s", row.path, error)
         self.changed.add(row.id)

@@ -294,3 +294,15 @@ async def test_what_is_here_already_is_copied_without_asking_anybody(
         with trio.fail_after(5):
             again = await a.get(shared.cid, tmp_path / "again.safetensors")
         assert again.path.read_bytes() == got.path.read_bytes()
+
+
+@pytest.mark.parametrize("address", ["/ip4/192.0.2.1", "/ip4/192.0.2.1/udp/4001/quic-v1"])
+async def test_a_bootstrap_address_that_leads_nowhere_is_refused_at_the_start(
+    tmp_path: Path, address: str
+) -> None:
+    with pytest.raises(InvalidInput, match="bootstrap") as caught:
+        async with lattica.open_node(
+            tmp_path / "home", listen=["/ip4/127.0.0.1/tcp/0"], bootstrap=[address], mdns=False
+        ):
+            pass
+    assert "/tcp/" in caught.value.hint
