@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from lattica._nursery import private_nursery
+from lattica.errors import InvalidInput
 from lattica.transport import PeerInfo
 
 from ._announcer import Announcer
@@ -410,9 +411,19 @@ async def open_dht(
         wall_clock: seconds since 1970; values expire by it.
         database: the file in which records outlive this process. None: they do not.
         rng: chance; give a seeded one to replay a run.
+
+    Raises:
+        InvalidInput: a bootstrap address to which no transport of the mesh leads.
     """
     if rng is None:
         rng = random.Random()
+    bootstrap = tuple(bootstrap)
+    for address in bootstrap:
+        if not mesh.can_dial(address):  # it would be tried again and again, and in vain
+            raise InvalidInput(
+                f"bootstrap: no transport of this node leads to {address}",
+                hint="give a peer as /ip4/…/tcp/PORT/p2p/…, as `lattica bootstrap` prints it",
+            )
     async with mesh.events() as events, private_nursery() as nursery:
         dht = Dht(
             mesh,

@@ -51,7 +51,6 @@ from lattica.content import (
     open_exchange,
 )
 from lattica.dht import open_dht
-from lattica.errors import InvalidInput
 from lattica.identity import Identity, PeerId
 from lattica.models import NameStore
 from lattica.pubsub import open_pubsub
@@ -196,7 +195,6 @@ async def open_node(
                 ) as exchange,
                 private_nursery() as nursery,
             ):
-                _check_bootstrap(mesh, bootstrap_peers)
                 remember(owned, mesh.listen_addresses)
                 node = AsyncNode(owned, mesh, dht, pubsub, store, exchange, nursery, names, keys)
                 node._use_origin = settings.flag("use_origin")
@@ -371,16 +369,6 @@ def _exchange_limits(settings: config.Config) -> ExchangeLimits:
 
 def _rate_text(rate: str | float | None) -> str | None:
     return rate if rate is None or isinstance(rate, str) else f"{rate:.0f}"
-
-
-def _check_bootstrap(mesh: Mesh, addresses: Iterable[Multiaddr]) -> None:
-    """Refuse what would be tried again and again, and in vain."""
-    for address in addresses:
-        if not mesh.can_dial(address):
-            raise InvalidInput(
-                f"bootstrap: no transport of this node leads to {address}",
-                hint="give a peer as /ip4/…/tcp/PORT/p2p/…, as `lattica bootstrap` prints it",
-            )
 
 
 def _addresses(texts: Iterable[str]) -> list[Multiaddr]:
