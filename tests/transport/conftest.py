@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 from lattica.testing import open_memory_meshes, sample_identity
 from lattica.transport import Connection, Limits, MemoryNetwork, Multiaddr, Stream, noise, tls
@@ -208,3 +209,13 @@ def _socket_links(buffer_bytes: int) -> list[RawLink]:
 def open_pair() -> OpenPair:
     """Opens two connections with each other; see `_open_pair`."""
     return _open_pair
+
+
+@pytest.fixture
+async def quiet_pair(open_pair: OpenPair) -> AsyncIterator[Pair]:
+    """A pair whose first pings are over; what its channels sent is counted from here."""
+    async with open_pair() as pair:
+        await wait_all_tasks_blocked()
+        for channel in pair.channels:
+            channel.sent.clear()
+        yield pair

@@ -25,8 +25,6 @@ from lattica.transport.multistream import NegotiationError, ProtocolNotSupported
 from lattica.transport.yamux import PeerSilent, SessionClosing, StreamLimit, YamuxError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from trio.testing import MockClock
 
     from tests.transport.conftest import OpenPair, Pair
@@ -37,12 +35,8 @@ TEST = b"\x06/test\n"
 
 
 @pytest.fixture
-async def pair(open_pair: OpenPair) -> AsyncIterator[Pair]:
-    async with open_pair() as pair:
-        await wait_all_tasks_blocked()  # the first pings are over
-        for channel in pair.channels:
-            channel.sent.clear()
-        yield pair
+def pair(quiet_pair: Pair) -> Pair:
+    return quiet_pair
 
 
 async def echo(stream: Stream) -> None:

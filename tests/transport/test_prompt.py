@@ -19,7 +19,7 @@ from lattica.transport import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import Callable
 
     from trio.testing import MockClock
 
@@ -29,12 +29,8 @@ KIB = 1 << 10
 
 
 @pytest.fixture
-async def pair(open_pair: OpenPair) -> AsyncIterator[Pair]:
-    async with open_pair() as pair:
-        await wait_all_tasks_blocked()
-        for channel in pair.channels:
-            channel.sent.clear()
-        yield pair
+def pair(quiet_pair: Pair) -> Pair:
+    return quiet_pair
 
 
 async def serve(
