@@ -75,6 +75,7 @@ class Leftovers:
 
     def keep(self, download: int, parts: Iterable[PartFile]) -> bool:
         """Serve on what a download that stops has verified. Returns whether that is anything."""
+        self._looked &= {row.id for row in self._index.downloads()}  # others are over
         self._looked.add(download)
         left = [part for part in parts if part.verified_bytes]
         for part in left:

@@ -287,3 +287,11 @@ async def test_the_half_alone_is_given_and_then_it_is_said_that_the_rest_is_nowh
         with pytest.raises(NoProvider):
             await other.fetch(built.root, half)
         assert here(other.store, built.root) == [0, 3, 5]
+
+
+def test_downloads_that_are_over_are_not_remembered(built: Built, tmp_path: Path) -> None:
+    with Store.open(tmp_path / "store") as store:
+        for number in range(5):
+            with begin(store, built, tmp_path / f"got{number}") as download:
+                download.discard()
+        assert len(store._leftovers._looked) <= 1
